@@ -1,0 +1,218 @@
+// Package metrics counts what an edge does. Each loop counts for itself, so
+// that counting costs no shared cache line; a scrape adds the loops up.
+package metrics
+
+import (
+	"sync/atomic"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Counter is written by one loop and read by scrapes.
+type Counter struct{ n atomic.Uint64 }
+
+// Add adds n. Owner only: it is a load and a store, not a locked addition.
+func (c *Counter) Add(n uint64) { c.n.Store(c.n.Load() + n) }
+
+// Load is safe from any goroutine.
+func (c *Counter) Load() uint64 { return c.n.Load() }
+
+// Loop is what one loop counts. Fields are written on the loop only.
+type Loop struct {
+	Accepted     Counter
+	Handshakes   Counter // answered with 101, or an event stream begun
+	Joins        Counter
+	Leaves       Counter
+	MessagesIn   Counter // inbound frames of clients
+	BytesIn      Counter
+	Deliveries   Counter // messages handed to the kernel, or queued, for a client
+	BytesOut     Counter
+	Sends        Counter // send system calls
+	Published    Counter // messages that clients published
+	BusMessages  Counter // messages from NATS for rooms of this loop
+	Drops        Reasons // messages not delivered, by reason
+	Closes       Reasons // connections ended, by code
+	Refusals     Reasons // handshakes and commands refused, by code
+	Notices      Counter // gap notices sent
+	WebSockets   Gauge
+	EventStreams Gauge
+	Pending      Gauge // handshakes in flight
+	QueuedBytes  Gauge // bytes waiting for slow readers
+}
+
+// Gauge is written by one loop and read by scrapes.
+type Gauge struct{ n atomic.Int64 }
+
+// Add adds n, which may be negative. Owner only.
+func (g *Gauge) Add(n int64) { g.n.Store(g.n.Load() + n) }
+
+// Load is safe from any goroutine.
+func (g *Gauge) Load() int64 { return g.n.Load() }
+
+// Reasons counts by a small closed set of names.
+type Reasons struct {
+	vec atomic.Pointer[map[string]*Counter]
+}
+
+// Add counts one more of reason. Owner only; a new reason copies the small map.
+func (r *Reasons) Add(reason string, n uint64) {
+	m := r.vec.Load()
+	if m != nil {
+		if c, ok := (*m)[reason]; ok {
+			c.Add(n)
+			return
+		}
+	}
+	next := map[string]*Counter{reason: new(Counter)}
+	if m != nil {
+		for k, c := range *m {
+			next[k] = c
+		}
+	}
+	next[reason].Add(n)
+	r.vec.Store(&next)
+}
+
+// Each calls fn for every reason. Safe from any goroutine.
+func (r *Reasons) Each(fn func(reason string, n uint64)) {
+	if m := r.vec.Load(); m != nil {
+		for k, c := range *m {
+			fn(k, c.Load())
+		}
+	}
+}
+
+// Source is what a scrape asks the edge for. Safe from any goroutine.
+type Source interface {
+	Loops() []*Loop
+	LoopLag() float64 // seconds: the longest turn since the last scrape
+	Rooms() int       // rooms subscribed at NATS
+	Bus() Bus
+}
+
+// Bus is the state of the NATS side.
+type Bus struct {
+	Connected  bool
+	Reconnects uint64
+	Messages   uint64
+	Bytes      uint64
+	Lost       map[string]uint64 // by reason
+}
+
+type collector struct {
+	source Source
+	node   string
+	descs  map[string]*prometheus.Desc
+}
+
+var help = []struct{ name, text, label string }{
+	{"connections", "Connections open now, by transport.", "transport"},
+	{"handshakes_pending", "Connections whose request head is not complete or not answered yet.", ""},
+	{"accepted_total", "Connections accepted.", ""},
+	{"handshakes_total", "Handshakes answered with success.", ""},
+	{"refusals_total", "Handshakes and commands refused, by code.", "code"},
+	{"closes_total", "Connections ended, by code.", "code"},
+	{"joins_total", "Rooms joined by connections.", ""},
+	{"leaves_total", "Rooms left by connections.", ""},
+	{"messages_in_total", "Frames received from clients.", ""},
+	{"bytes_in_total", "Bytes received from clients.", ""},
+	{"deliveries_total", "Messages handed to clients: one for each recipient.", ""},
+	{"bytes_out_total", "Bytes written to clients.", ""},
+	{"sends_total", "Send system calls; deliveries divided by sends is the gain of coalescing.", ""},
+	{"published_total", "Messages published by clients.", ""},
+	{"drops_total", "Messages that a client should have had and did not get, by reason; each is announced by a gap.", "reason"},
+	{"gap_notices_total", "Gap notices sent to clients.", ""},
+	{"queued_bytes", "Bytes waiting for slow readers.", ""},
+	{"loop_lag_seconds", "Longest loop turn since the last scrape.", ""},
+	{"rooms", "Rooms subscribed at NATS.", ""},
+	{"nats_connected", "1 when every NATS connection of the node is up.", ""},
+	{"nats_reconnects_total", "NATS reconnects.", ""},
+	{"nats_messages_total", "Messages received from NATS.", ""},
+	{"nats_bytes_total", "Payload bytes received from NATS.", ""},
+	{"nats_lost_total", "Messages from NATS that the edge could not take, by reason.", "reason"},
+}
+
+// Register adds the edge's metrics to reg.
+func Register(reg prometheus.Registerer, node string, source Source) error {
+	c := &collector{source: source, node: node, descs: make(map[string]*prometheus.Desc)}
+	for _, h := range help {
+		labels := []string{"node"}
+		if h.label != "" {
+			labels = append(labels, h.label)
+		}
+		c.descs[h.name] = prometheus.NewDesc("nabat_edge_"+h.name, h.text, labels, nil)
+	}
+	return reg.Register(c)
+}
+
+func (c *collector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range c.descs {
+		ch <- d
+	}
+}
+
+func (c *collector) Collect(ch chan<- prometheus.Metric) {
+	send := func(name string, t prometheus.ValueType, v float64, label ...string) {
+		ch <- prometheus.MustNewConstMetric(c.descs[name], t, v, append([]string{c.node}, label...)...)
+	}
+	c.collectLoops(send)
+	b := c.source.Bus()
+	up := 0.0
+	if b.Connected {
+		up = 1
+	}
+	send("loop_lag_seconds", prometheus.GaugeValue, c.source.LoopLag())
+	send("rooms", prometheus.GaugeValue, float64(c.source.Rooms()))
+	send("nats_connected", prometheus.GaugeValue, up)
+	send("nats_reconnects_total", prometheus.CounterValue, float64(b.Reconnects))
+	send("nats_messages_total", prometheus.CounterValue, float64(b.Messages))
+	send("nats_bytes_total", prometheus.CounterValue, float64(b.Bytes))
+	for reason, n := range b.Lost {
+		send("nats_lost_total", prometheus.CounterValue, float64(n), reason)
+	}
+}
+
+func (c *collector) collectLoops(send func(string, prometheus.ValueType, float64, ...string)) {
+	loops := c.source.Loops()
+	counter := func(name string, field func(*Loop) *Counter) {
+		var n uint64
+		for _, l := range loops {
+			n += field(l).Load()
+		}
+		send(name, prometheus.CounterValue, float64(n))
+	}
+	gauge := func(name string, field func(*Loop) *Gauge, label ...string) {
+		var n int64
+		for _, l := range loops {
+			n += field(l).Load()
+		}
+		send(name, prometheus.GaugeValue, float64(n), label...)
+	}
+	reasons := func(name string, field func(*Loop) *Reasons) {
+		sum := make(map[string]uint64)
+		for _, l := range loops {
+			field(l).Each(func(reason string, n uint64) { sum[reason] += n })
+		}
+		for reason, n := range sum {
+			send(name, prometheus.CounterValue, float64(n), reason)
+		}
+	}
+	gauge("connections", func(l *Loop) *Gauge { return &l.WebSockets }, "websocket")
+	gauge("connections", func(l *Loop) *Gauge { return &l.EventStreams }, "sse")
+	gauge("handshakes_pending", func(l *Loop) *Gauge { return &l.Pending })
+	gauge("queued_bytes", func(l *Loop) *Gauge { return &l.QueuedBytes })
+	counter("accepted_total", func(l *Loop) *Counter { return &l.Accepted })
+	counter("handshakes_total", func(l *Loop) *Counter { return &l.Handshakes })
+	counter("joins_total", func(l *Loop) *Counter { return &l.Joins })
+	counter("leaves_total", func(l *Loop) *Counter { return &l.Leaves })
+	counter("messages_in_total", func(l *Loop) *Counter { return &l.MessagesIn })
+	counter("bytes_in_total", func(l *Loop) *Counter { return &l.BytesIn })
+	counter("deliveries_total", func(l *Loop) *Counter { return &l.Deliveries })
+	counter("bytes_out_total", func(l *Loop) *Counter { return &l.BytesOut })
+	counter("sends_total", func(l *Loop) *Counter { return &l.Sends })
+	counter("published_total", func(l *Loop) *Counter { return &l.Published })
+	counter("gap_notices_total", func(l *Loop) *Counter { return &l.Notices })
+	reasons("refusals_total", func(l *Loop) *Reasons { return &l.Refusals })
+	reasons("closes_total", func(l *Loop) *Reasons { return &l.Closes })
+	reasons("drops_total", func(l *Loop) *Reasons { return &l.Drops })
+}

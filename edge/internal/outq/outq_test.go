@@ -1,0 +1,105 @@
+package outq
+
+import (
+	"bytes"
+	"math/rand/v2"
+	"testing"
+)
+
+func item(room uint32, n int) Item { return Item{Bytes: make([]byte, n), Room: room, Count: 1} }
+
+func TestPush(t *testing.T) {
+	const bound = 100
+	type push struct {
+		it      Item
+		mayDrop bool
+		want    Verdict
+	}
+	for _, c := range []struct {
+		rule   string
+		pushes []push
+		gaps   int
+		bytes  int
+	}{
+		{"messages up to the bound are queued", []push{{item(1, 60), true, Queued}, {item(1, 40), true, Queued}}, 0, 100},
+		{"a message over the bound is dropped and its room noted once", []push{{item(1, 90), true, Queued}, {item(2, 20), true, Dropped}, {item(2, 20), true, Dropped}}, 1, 90},
+		{"after a drop even small messages are dropped: one gap, not many", []push{{item(1, 90), true, Queued}, {item(1, 20), true, Dropped}, {item(3, 1), true, Dropped}}, 2, 90},
+		{"a room that must not lose messages overflows", []push{{item(1, 90), true, Queued}, {item(1, 20), false, Overflow}}, 0, 90},
+		{"a single frame larger than the bound is taken by an empty queue", []push{{item(1, 500), true, Queued}}, 0, 500},
+		{"replies may exceed the bound by the reserve", []push{{item(1, 100), true, Queued}, {item(NoRoom, 50), true, Queued}, {item(NoRoom, replyReserve), true, Overflow}}, 0, 150},
+	} {
+		t.Run(c.rule, func(t *testing.T) {
+			var q Queue
+			for i, p := range c.pushes {
+				if got := q.Push(p.it, bound, p.mayDrop); got != p.want {
+					t.Fatalf("push %d: got %d, want %d", i, got, p.want)
+				}
+			}
+			if len(q.gaps) != c.gaps || q.Bytes() != c.bytes {
+				t.Fatalf("gaps %v, bytes %d", q.gaps, q.Bytes())
+			}
+		})
+	}
+}
+
+func TestGapsAreTakenOnceTheQueueIsHalfEmpty(t *testing.T) {
+	var q Queue
+	q.Push(item(1, 100), 100, true)
+	q.Push(item(7, 1), 100, true)
+	if q.TakeGaps(100) != nil {
+		t.Fatal("taken while the queue is full")
+	}
+	q.Advance(50)
+	if got := q.TakeGaps(100); len(got) != 1 || got[0] != 7 {
+		t.Fatalf("got %v", got)
+	}
+	if v := q.Push(item(7, 1), 100, true); v != Queued {
+		t.Fatalf("after the notice: %v", v)
+	}
+}
+
+func TestForgetRoom(t *testing.T) {
+	var q Queue
+	q.Push(item(1, 100), 100, true)
+	q.Push(item(7, 1), 100, true)
+	q.ForgetRoom(7)
+	if q.Gapped() {
+		t.Fatal("a room that was left must not be announced")
+	}
+}
+
+// Whatever the sizes of pushes and writes, the bytes come out as they went in.
+func TestBytesComeOutInOrder(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	var q Queue
+	var want, got []byte
+	scratch := make([]byte, 0, 64)
+	next := byte(0)
+	for range 5000 {
+		if r.IntN(2) == 0 {
+			b := make([]byte, 1+r.IntN(100))
+			for i := range b {
+				b[i] = next
+				next++
+			}
+			want = append(want, b...)
+			q.Force(Item{Bytes: b})
+			continue
+		}
+		out := q.Gather(scratch)
+		if len(out) == 0 {
+			continue
+		}
+		n := 1 + r.IntN(len(out))
+		got = append(got, out[:n]...)
+		q.Advance(n)
+	}
+	for q.Len() > 0 {
+		out := q.Gather(scratch)
+		got = append(got, out...)
+		q.Advance(len(out))
+	}
+	if !bytes.Equal(got, want) || q.Bytes() != 0 {
+		t.Fatalf("%d bytes out, %d in, %d left", len(got), len(want), q.Bytes())
+	}
+}
