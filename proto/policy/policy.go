@@ -1,0 +1,123 @@
+// Package policy holds the settings of rooms by pattern, as control publishes
+// them and edges obey them.
+package policy
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"nabat/proto/subject"
+)
+
+// Slow says what happens when a client reads slower than its rooms speak.
+type Slow string
+
+// The rules for slow readers.
+const (
+	Drop       Slow = "drop"       // messages are dropped and a gap is announced
+	Disconnect Slow = "disconnect" // the connection is closed with 4100
+)
+
+// Default is the pattern of the default policy: it alone may overlap others.
+const Default = ">"
+
+// Anonymous is what clients without a token may do.
+type Anonymous struct {
+	Subscribe bool `json:"subscribe,omitempty"`
+	Publish   bool `json:"publish,omitempty"`
+}
+
+// Policy is the settings of all rooms that match a pattern.
+type Policy struct {
+	Match     string    `json:"match"`
+	Anonymous Anonymous `json:"anonymous,omitzero"`
+	Publish   bool      `json:"publish,omitempty"` // clients may publish, if their grant also says so
+	Slow      Slow      `json:"slow,omitempty"`    // Drop when empty
+}
+
+// Set is all policies. A set is immutable once it is published.
+type Set struct {
+	Version uint64   `json:"version"`
+	Rooms   []Policy `json:"rooms"`
+}
+
+// Dev is the set of a development server: everybody may do everything.
+func Dev() *Set {
+	return &Set{Rooms: []Policy{{Match: Default, Publish: true, Anonymous: Anonymous{Subscribe: true, Publish: true}, Slow: Drop}}}
+}
+
+// Production is the set of a server that was given no policies: a token decides,
+// and clients do not publish.
+func Production() *Set { return &Set{Rooms: []Policy{{Match: Default, Slow: Drop}}} }
+
+// Decode reads a set as it lies in the KV bucket.
+func Decode(data []byte) (*Set, error) {
+	var s Set
+	if err := json.Unmarshal(data, &s); err != nil {
+		return nil, fmt.Errorf("policy set: %w", err)
+	}
+	if err := s.Check(); err != nil {
+		return nil, fmt.Errorf("policy set: %w", err)
+	}
+	return &s, nil
+}
+
+// Encode is the inverse of Decode.
+func (s *Set) Encode() []byte {
+	data, err := json.Marshal(s)
+	if err != nil {
+		panic("policy: " + err.Error()) // strings, booleans and a number always encode
+	}
+	return data
+}
+
+// Check reports the first policy that breaks a rule, by its pattern.
+func (s *Set) Check() error {
+	for i := range s.Rooms {
+		if err := s.check(i); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Set) check(i int) error {
+	p := &s.Rooms[i]
+	if err := subject.CheckPattern(p.Match); err != nil {
+		return err
+	}
+	for j := range s.Rooms[:i] {
+		other := s.Rooms[j].Match
+		if p.Match == other {
+			return fmt.Errorf("policy %q is there twice", p.Match)
+		}
+		if p.Match != Default && other != Default && subject.Overlap(p.Match, other) {
+			return fmt.Errorf("policy %q overlaps %q: a room must match one of them only (or the default %q)", p.Match, other, Default)
+		}
+	}
+	if p.Anonymous.Publish && !p.Publish {
+		return fmt.Errorf("policy %q: anonymous.publish needs publish: true", p.Match)
+	}
+	switch p.Slow {
+	case "", Drop, Disconnect:
+		return nil
+	}
+	return fmt.Errorf("policy %q: slow is %q: must be drop or disconnect", p.Match, p.Slow)
+}
+
+// For returns the policy of room, nil when none matches. It allocates nothing.
+func (s *Set) For(room string) *Policy {
+	var fallback *Policy
+	for i := range s.Rooms {
+		p := &s.Rooms[i]
+		if p.Match == Default {
+			fallback = p
+		} else if subject.Match(p.Match, room) {
+			return p
+		}
+	}
+	if room == "" {
+		return nil
+	}
+	return fallback
+}

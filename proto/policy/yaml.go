@@ -1,0 +1,154 @@
+package policy
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// notYet names the keys of the design that later versions bring.
+var notYet = map[string]string{
+	"history": "history arrives with lossless resume", "presence": "presence arrives with control's presence service",
+	"latest": "latest arrives with history", "conflate": "conflate arrives with the slow policies",
+}
+
+// ParseYAML reads the file that an operator writes. Errors begin with
+// file:line: and say what to change.
+func ParseYAML(file string, data []byte) (*Set, error) {
+	var doc yaml.Node
+	if err := yaml.Unmarshal(data, &doc); err != nil {
+		return nil, fmt.Errorf("%s: %s", file, strings.TrimPrefix(err.Error(), "yaml: "))
+	}
+	p := parser{file: file}
+	set := &Set{}
+	if len(doc.Content) == 0 {
+		return nil, fmt.Errorf("%s: the file is empty: it needs a list under rooms", file)
+	}
+	rooms, err := p.rooms(doc.Content[0])
+	if err != nil {
+		return nil, err
+	}
+	for _, node := range rooms {
+		one, err := p.policy(node)
+		if err != nil {
+			return nil, err
+		}
+		set.Rooms = append(set.Rooms, *one)
+		if err := set.check(len(set.Rooms) - 1); err != nil {
+			return nil, p.at(node, "%w", err)
+		}
+	}
+	if len(set.Rooms) == 0 {
+		return nil, fmt.Errorf("%s: rooms is empty: give at least the default, match: \">\"", file)
+	}
+	return set, nil
+}
+
+type parser struct{ file string }
+
+func (p parser) at(n *yaml.Node, format string, args ...any) error {
+	return fmt.Errorf("%s:%d: %w", p.file, n.Line, fmt.Errorf(format, args...))
+}
+
+func (p parser) rooms(root *yaml.Node) (list []*yaml.Node, err error) {
+	err = p.each(root, "the file", func(key string, k, v *yaml.Node) error {
+		if key != "rooms" {
+			return p.at(k, "unknown key %q: the file has one key, rooms", key)
+		}
+		if v.Kind != yaml.SequenceNode {
+			return p.at(v, "rooms must be a list of policies")
+		}
+		list = v.Content
+		return nil
+	})
+	return list, err
+}
+
+// each calls fn for each pair of a mapping, refusing repeated keys.
+func (p parser) each(n *yaml.Node, what string, fn func(key string, k, v *yaml.Node) error) error {
+	if n.Kind == yaml.AliasNode {
+		return p.at(n, "%s: YAML aliases are not supported here", what)
+	}
+	if n.Kind != yaml.MappingNode {
+		return p.at(n, "%s must be a mapping of keys to values", what)
+	}
+	seen := make(map[string]bool)
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		k, v := n.Content[i], n.Content[i+1]
+		if seen[k.Value] {
+			return p.at(k, "key %q is there twice", k.Value)
+		}
+		seen[k.Value] = true
+		if err := fn(k.Value, k, v); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p parser) policy(n *yaml.Node) (*Policy, error) {
+	one := &Policy{Slow: Drop}
+	err := p.each(n, "a policy", func(key string, k, v *yaml.Node) error {
+		switch key {
+		case "match":
+			return p.text(v, key, &one.Match)
+		case "publish":
+			return p.flag(v, key, &one.Publish)
+		case "slow":
+			return p.slow(v, &one.Slow)
+		case "anonymous":
+			return p.each(v, "anonymous", func(key string, k, v *yaml.Node) error {
+				switch key {
+				case "subscribe":
+					return p.flag(v, "anonymous.subscribe", &one.Anonymous.Subscribe)
+				case "publish":
+					return p.flag(v, "anonymous.publish", &one.Anonymous.Publish)
+				}
+				return p.at(k, "unknown key %q in anonymous: there are subscribe and publish", key)
+			})
+		}
+		if why, ok := notYet[key]; ok {
+			return p.at(k, "%q is not yet supported: %s", key, why)
+		}
+		return p.at(k, "unknown key %q: a policy has match, anonymous, publish and slow", key)
+	})
+	if err == nil && one.Match == "" {
+		err = p.at(n, "a policy needs match: the pattern of its rooms")
+	}
+	return one, err
+}
+
+func (p parser) text(v *yaml.Node, key string, to *string) error {
+	if v.Kind != yaml.ScalarNode || v.Tag != "!!str" || v.Value == "" {
+		return p.at(v, "%s must be a text", key)
+	}
+	*to = v.Value
+	return nil
+}
+
+func (p parser) flag(v *yaml.Node, key string, to *bool) error {
+	if v.Kind != yaml.ScalarNode || v.Tag != "!!bool" {
+		return p.at(v, "%s must be true or false", key)
+	}
+	if err := v.Decode(to); err != nil {
+		return errors.Join(p.at(v, "%s must be true or false", key), err)
+	}
+	return nil
+}
+
+func (p parser) slow(v *yaml.Node, to *Slow) error {
+	var s string
+	if err := p.text(v, "slow", &s); err != nil {
+		return err
+	}
+	switch Slow(s) {
+	case Drop, Disconnect:
+		*to = Slow(s)
+		return nil
+	case "lag", "conflate":
+		return p.at(v, "slow: %s is not yet supported: it arrives with history; use drop or disconnect", s)
+	}
+	return p.at(v, "slow is %q: must be drop or disconnect", s)
+}
