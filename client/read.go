@@ -1,0 +1,231 @@
+package client
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/gobwas/ws"
+	"github.com/gobwas/ws/wsutil"
+
+	"nabat/proto/wire"
+)
+
+// CloseError is why a connection ended.
+type CloseError struct {
+	// Close is what the server said. Its Status is 1006 when the connection
+	// broke without a word.
+	wire.Close
+	Err error // what broke; nil when the server said goodbye
+}
+
+func (e *CloseError) Error() string {
+	if e.Err != nil {
+		return fmt.Sprintf("connection lost: %v", e.Err)
+	}
+	return fmt.Sprintf("the server closed the connection: %d %s", e.Status, e.Code)
+}
+
+func (e *CloseError) Unwrap() error { return e.Err }
+
+// Retry reports whether to come back, and the least time to wait before. After
+// 4001 (the token expired) that is only of use with a fresh token.
+func (e *CloseError) Retry() (wait time.Duration, again bool) {
+	switch {
+	case errors.Is(e.Err, ErrClosed), e.Status >= 4000 && e.Status < 4100 && e.Status != 4001:
+		return 0, false
+	case e.Status == uint16(ws.StatusProtocolError), e.Status == uint16(ws.StatusPolicyViolation), e.Status == uint16(ws.StatusMessageTooBig):
+		return 0, false
+	}
+	return time.Duration(e.RetryMS) * time.Millisecond, true
+}
+
+// inbound is any object that the server sends.
+type inbound struct {
+	ID           *uint64
+	Error        *inboundError
+	Connected    *wire.Connected
+	Subscribed   *struct{ Rooms []wire.Position }
+	Unsubscribed *struct{ Rooms []string }
+	Published    *wire.Position
+	Gap          *wire.Gap
+	Expiring     *struct{ In int64 }
+	Ping         *struct{}
+
+	Room   string
+	Epoch  string
+	Offset uint64
+	Data   json.RawMessage
+	Text   *string
+	Base64 []byte
+	Event  string
+	User   string
+
+	raw []byte
+}
+
+type inboundError struct {
+	Code    wire.Code
+	Reason  string
+	RetryMS int `json:"retry_ms"`
+}
+
+func (e *inboundError) wire() *wire.Error {
+	return &wire.Error{Code: e.Code, Reason: e.Reason, RetryMS: e.RetryMS}
+}
+
+// read is the reader's goroutine: it ends with the connection.
+func (c *Conn) read(source *bufio.Reader) {
+	reader := &wsutil.Reader{Source: source, State: ws.StateClientSide, CheckUTF8: true, MaxMessageSize: c.options.MaxMessageBytes}
+	reader.OnIntermediate = c.control
+	err := c.receive(reader)
+	var closed *CloseError
+	if !errors.As(err, &closed) {
+		closed = &CloseError{Close: wire.Close{Status: uint16(ws.StatusAbnormalClosure)}, Err: err}
+	}
+	select {
+	case <-c.closing:
+		closed = &CloseError{Close: wire.Close{Status: uint16(ws.StatusNormalClosure)}, Err: ErrClosed}
+	default:
+	}
+	c.err = closed
+	_ = c.conn.Close() // nothing can be done about it
+	close(c.done)
+	close(c.events)
+}
+
+func (c *Conn) receive(reader *wsutil.Reader) error {
+	for {
+		header, err := reader.NextFrame()
+		if err != nil {
+			return err
+		}
+		if header.OpCode.IsControl() {
+			if err := c.control(header, reader); err != nil {
+				return err
+			}
+			continue
+		}
+		text, err := io.ReadAll(reader)
+		if err != nil {
+			return err
+		}
+		c.lastRead.Store(time.Now().UnixNano())
+		if err := c.handle(text); err != nil {
+			return err
+		}
+	}
+}
+
+// control answers ping and close frames, which may stand between the fragments
+// of a message (RFC 6455 §5.4).
+func (c *Conn) control(header ws.Header, body io.Reader) error {
+	payload, err := io.ReadAll(io.LimitReader(body, ws.MaxControlFramePayloadSize))
+	if err != nil {
+		return err
+	}
+	c.lastRead.Store(time.Now().UnixNano())
+	switch header.OpCode {
+	case ws.OpPing:
+		return c.write(ws.OpPong, payload)
+	case ws.OpClose:
+		status, reason := ws.ParseCloseFrameData(payload)
+		closed := &CloseError{Close: wire.Close{Status: uint16(status)}}
+		var said inboundError
+		if json.Unmarshal([]byte(reason), &said) == nil {
+			closed.Code, closed.RetryMS = said.Code, said.RetryMS
+		}
+		_ = c.write(ws.OpClose, payload[:min(len(payload), 2)]) // RFC 6455 §5.5.1: echo the status
+		return closed
+	}
+	return nil
+}
+
+// handle gives an object to the command that waits for it, or to Events.
+func (c *Conn) handle(text []byte) error {
+	in := inbound{raw: text}
+	if err := json.Unmarshal(text, &in); err != nil {
+		return fmt.Errorf("the server sent what is not the protocol: %w", err)
+	}
+	if in.ID != nil {
+		c.mu.Lock()
+		answer := c.waiting[*in.ID]
+		delete(c.waiting, *in.ID)
+		c.mu.Unlock()
+		if answer != nil {
+			answer <- &in
+		}
+		return nil
+	}
+	if in.Ping != nil {
+		return c.write(ws.OpText, []byte(`{"pong":{}}`))
+	}
+	event, ok := in.event()
+	if !ok {
+		return nil // a later version of the protocol says more
+	}
+	select {
+	case c.events <- event:
+		return nil
+	default:
+	}
+	c.held.Store(true) // the silence is ours, not the server's
+	select {
+	case c.events <- event:
+	case <-c.closing:
+	}
+	c.lastRead.Store(time.Now().UnixNano())
+	c.held.Store(false)
+	return nil
+}
+
+func (in *inbound) event() (Event, bool) {
+	e := Event{Raw: in.raw}
+	switch {
+	case in.Room != "":
+		m := &wire.Message{Room: in.Room, Epoch: in.Epoch, Offset: in.Offset, Kind: wire.Data, Body: in.Data, Event: in.Event, User: in.User}
+		switch {
+		case in.Text != nil:
+			m.Kind, m.Body = wire.Text, []byte(*in.Text)
+		case in.Base64 != nil:
+			m.Kind, m.Body = wire.Binary, in.Base64
+		}
+		e.Message = m
+	case in.Gap != nil:
+		e.Gap = in.Gap
+	case in.Expiring != nil:
+		e.Expiring = time.Duration(in.Expiring.In) * time.Second
+	case in.Unsubscribed != nil:
+		e.Unsubscribed = in.Unsubscribed.Rooms
+	case in.Error != nil:
+		e.Error = in.Error.wire()
+	default:
+		return e, false
+	}
+	return e, true
+}
+
+// watch asks a silent server for a sign of life, and gives it up when there is
+// none. It ends with the reader.
+func (c *Conn) watch() {
+	ticker := time.NewTicker(c.options.Silence / 2)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-c.done:
+			return
+		case now := <-ticker.C:
+			silent := now.Sub(time.Unix(0, c.lastRead.Load()))
+			switch {
+			case c.held.Load():
+			case silent >= 2*c.options.Silence:
+				_ = c.conn.Close() // the reader finds out
+			case silent >= c.options.Silence:
+				_ = c.write(ws.OpPing, nil) // a failure shows in the reader
+			}
+		}
+	}
+}
