@@ -71,8 +71,6 @@ type Turn interface{ EndTurn() }
 type Options struct {
 	// OnError hears of an error that stopped the loop. Called on the loop.
 	OnError func(error)
-	// Turn is called at the end of each turn; nil for none.
-	Turn Turn
 }
 
 // Loop is one event loop. Methods must be called on the loop unless they say
@@ -83,9 +81,9 @@ type Loop struct {
 	inner int // epoll descriptor that holds the connections
 	event int // eventfd
 	timer int // timerfd
-	turn  Turn
 
 	// Owned by loop.
+	turn    Turn
 	table   table
 	wheel   wheel
 	events  []unix.EpollEvent
@@ -107,7 +105,7 @@ type Loop struct {
 
 // New starts a loop. Stop it with Close.
 func New(opts Options) (*Loop, error) {
-	l := &Loop{turn: opts.Turn, buffer: make([]byte, ReadBufferBytes),
+	l := &Loop{buffer: make([]byte, ReadBufferBytes),
 		events: make([]unix.EpollEvent, maxEventsPerTurn), now: time.Now()}
 	l.wheel.start(l.now)
 	onError := opts.OnError
@@ -150,6 +148,9 @@ func (l *Loop) open(onError func(error)) (err error) {
 	}
 	return err
 }
+
+// SetTurn makes t hear of the end of each turn.
+func (l *Loop) SetTurn(t Turn) { l.turn = t }
 
 // Watch calls fn on the loop whenever fd is readable (level-triggered). It is
 // for the few long-lived descriptors such as listening sockets. Safe from any

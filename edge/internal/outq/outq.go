@@ -144,5 +144,19 @@ func (q *Queue) Advance(n int) {
 	}
 }
 
+// Truncate drops all but the first item, which may be partly written, and
+// forgets the gaps. It returns the bytes dropped.
+func (q *Queue) Truncate() (dropped int) {
+	q.gaps = nil
+	if q.Len() < 2 {
+		return 0
+	}
+	dropped = q.bytes - len(q.items[q.head].Bytes)
+	clear(q.items[q.head+1:])
+	q.items = q.items[:q.head+1]
+	q.bytes -= dropped
+	return dropped
+}
+
 // Gapped reports whether messages were dropped and not yet announced.
 func (q *Queue) Gapped() bool { return len(q.gaps) > 0 }

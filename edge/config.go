@@ -1,0 +1,208 @@
+package edge
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"runtime"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"nabat/edge/internal/upstream"
+	"nabat/internal/config"
+)
+
+// Config is everything that can be set for one edge node. Every field is a
+// flag, an environment variable NABAT_… and a key of the configuration file.
+type Config struct {
+	// Listen is where clients connect. A host and a port; ":8080" for all addresses.
+	Listen string `config:"listen" help:"address for clients, host:port"`
+	// OpsListen serves health, readiness, metrics and profiles. Empty: not served.
+	OpsListen string `config:"ops_listen" help:"address of the operations port (health, metrics, pprof); empty for none"`
+	// Node is the node's name in replies, logs and metrics. Default: the host name.
+	Node string `config:"node" help:"name of this node; the host name when empty"`
+	// Loops is the number of event loops. 0: one for each processor. Range 0–64.
+	Loops int `config:"loops" help:"event loops; 0 for one per processor"`
+
+	// NATSURL names the servers, separated by commas.
+	NATSURL string `config:"nats_url" help:"NATS servers, comma separated"`
+	// NATSCredentials is a credentials file (JWT and nkey seed).
+	NATSCredentials string `config:"nats_credentials" help:"file with NATS credentials"`
+	// NATSToken authenticates at NATS.
+	NATSToken string `config:"nats_token" help:"NATS token" secret:"true"`
+	// NATSConnections is how many connections rooms are spread over. Range 1–16.
+	NATSConnections int `config:"nats_connections" help:"NATS connections that rooms are spread over"`
+	// NATSQueue bounds the messages between a NATS connection and the loops.
+	// Default 65536. Above it rooms lose messages, which is announced by gap.
+	NATSQueue int `config:"nats_queue" help:"messages that may wait between a NATS connection and the loops"`
+	// NATSTimeout is how long a subscription or a publish waits for NATS.
+	NATSTimeout time.Duration `config:"nats_timeout" help:"wait for NATS to confirm a subscription or a publish"`
+	// SubjectPrefix stands before the room in subjects.
+	SubjectPrefix string `config:"subject_prefix" help:"subject prefix of rooms"`
+	// RoomLinger keeps the subscription of a room that its last member left.
+	RoomLinger time.Duration `config:"room_linger" help:"how long a room without members keeps its NATS subscription"`
+
+	// Origins lists the web origins that may connect, as scheme://host:port; a
+	// port * allows any port, a single * any origin. Empty: the same host only.
+	Origins []string `config:"origins" help:"web origins that may connect; * for all; empty for the same host only"`
+	// Issuer and Audience, when set, must be those of every token.
+	Issuer   string `config:"issuer" help:"required token issuer (iss)"`
+	Audience string `config:"audience" help:"required token audience (aud)"`
+	// TokenLeeway forgives clocks that differ, for exp and nbf.
+	TokenLeeway time.Duration `config:"token_leeway" help:"clock difference forgiven when token times are checked"`
+	// Echo serves /echo, a diagnostic that returns every message.
+	Echo bool `config:"echo" help:"serve /echo, a diagnostic WebSocket that returns every message"`
+	// Dev allows the origins of local pages (loopback addresses and files).
+	Dev bool `config:"dev" help:"development: let pages of this machine connect"`
+
+	// MaxConnections bounds open connections. 0: as many as descriptors allow.
+	MaxConnections int `config:"max_connections" help:"open connections; 0 for as many as file descriptors allow"`
+	// MaxHandshakes bounds connections that have not finished their handshake;
+	// above it the oldest is sent away. Default 4096.
+	MaxHandshakes int `config:"max_handshakes" help:"unfinished handshakes; above it the oldest is sent away"`
+	// HandshakeTimeout is the time for a complete request head. Default 10 s.
+	HandshakeTimeout time.Duration `config:"handshake_timeout" help:"time for a complete request head"`
+	// MaxHeadBytes bounds the request head. Default 16 KiB.
+	MaxHeadBytes config.Bytes `config:"max_head_bytes" help:"size of a request head"`
+	// ConnectTimeout is the time for the connect command. Default 10 s.
+	ConnectTimeout time.Duration `config:"connect_timeout" help:"time for the first connect command"`
+	// MaxMessageBytes bounds one inbound message. Default 64 KiB.
+	MaxMessageBytes config.Bytes `config:"max_message_bytes" help:"size of one message from a client"`
+	// MaxQueueBytes bounds what waits for one connection. Default 1 MiB. Above
+	// it the policy's slow rule applies.
+	MaxQueueBytes config.Bytes `config:"max_queue_bytes" help:"bytes that may wait for one connection"`
+	// MaxInboxBytes bounds what waits for one loop. Default 64 MiB. Above it
+	// rooms lose messages, which is announced by gap.
+	MaxInboxBytes config.Bytes `config:"max_inbox_bytes" help:"bytes of messages that may wait for one loop"`
+	// MaxRooms bounds the rooms of one connection. Default 128.
+	MaxRooms int `config:"max_rooms" help:"rooms of one connection"`
+	// MaxBadCommands is how many a client may send before it is closed with 4010.
+	MaxBadCommands int `config:"max_bad_commands" help:"bad commands before a connection is closed"`
+	// MaxInFlight bounds the unanswered commands of one connection. Default 32.
+	MaxInFlight int `config:"max_in_flight" help:"unanswered commands of one connection"`
+	// SendBuffer is SO_SNDBUF: what a stalled reader may hold in the kernel.
+	SendBuffer config.Bytes `config:"send_buffer" help:"socket send buffer (SO_SNDBUF); 0 for the kernel's own"`
+	// PingInterval is the silence after which a client is pinged. Default 25 s.
+	PingInterval time.Duration `config:"ping_interval" help:"silence after which a client is pinged"`
+	// PongTimeout is how long an answer to a ping may take. Default 10 s.
+	PongTimeout time.Duration `config:"pong_timeout" help:"time for the answer to a ping"`
+	// CloseTimeout is how long the client's half of a close is awaited.
+	CloseTimeout time.Duration `config:"close_timeout" help:"time for a client to end its half of a close"`
+	// ExpiryWarning is sent that long before a token expires. Default 1 min.
+	ExpiryWarning time.Duration `config:"expiry_warning" help:"warning before a token expires"`
+	// Drain is the time over which a stopping node moves its clients elsewhere.
+	Drain time.Duration `config:"drain" help:"time over which a stopping node closes its connections"`
+
+	// LogLevel is debug, info, warn or error; LogFormat is text or json.
+	LogLevel  string `config:"log_level" help:"debug, info, warn or error"`
+	LogFormat string `config:"log_format" help:"text or json"`
+}
+
+// Defaults returns the configuration of an edge that was told nothing.
+func Defaults() Config {
+	return Config{
+		Listen: "127.0.0.1:8080", OpsListen: "127.0.0.1:9090",
+		NATSURL: "nats://127.0.0.1:4222", NATSConnections: 2, NATSQueue: 65536, NATSTimeout: 5 * time.Second,
+		SubjectPrefix: "room.", RoomLinger: 60 * time.Second, TokenLeeway: 5 * time.Second,
+		MaxHandshakes: 4096, HandshakeTimeout: 10 * time.Second, MaxHeadBytes: 16 << 10,
+		ConnectTimeout: 10 * time.Second, MaxMessageBytes: 64 << 10, MaxQueueBytes: 1 << 20, MaxInboxBytes: 64 << 20,
+		MaxRooms: 128, MaxBadCommands: 10, MaxInFlight: 32, SendBuffer: 32 << 10,
+		PingInterval: 25 * time.Second, PongTimeout: 10 * time.Second, CloseTimeout: 5 * time.Second,
+		ExpiryWarning: time.Minute, Drain: 10 * time.Second,
+		LogLevel: "info", LogFormat: "text",
+	}
+}
+
+// Check reports the first setting that cannot work, by its key.
+func (c *Config) Check() error {
+	for _, r := range []struct {
+		key      string
+		value    int64
+		min, max int64
+	}{
+		{"loops", int64(c.Loops), 0, upstream.MaxLoops},
+		{"nats_connections", int64(c.NATSConnections), 1, 16},
+		{"nats_queue", int64(c.NATSQueue), 1, 1 << 24},
+		{"max_connections", int64(c.MaxConnections), 0, 1 << 26},
+		{"max_handshakes", int64(c.MaxHandshakes), 1, 1 << 20},
+		{"max_head_bytes", int64(c.MaxHeadBytes), 1 << 10, 1 << 20},
+		{"max_message_bytes", int64(c.MaxMessageBytes), 1 << 10, 64 << 20},
+		{"max_queue_bytes", int64(c.MaxQueueBytes), 16 << 10, 64 << 20},
+		{"max_inbox_bytes", int64(c.MaxInboxBytes), 1 << 20, 16 << 30},
+		{"max_rooms", int64(c.MaxRooms), 1, 1 << 16},
+		{"max_bad_commands", int64(c.MaxBadCommands), 1, 1 << 20},
+		{"max_in_flight", int64(c.MaxInFlight), 1, 1 << 16},
+		{"send_buffer", int64(c.SendBuffer), 0, 64 << 20},
+	} {
+		if r.value < r.min || r.value > r.max {
+			return fmt.Errorf("%s is %d: must be %d to %d", r.key, r.value, r.min, r.max)
+		}
+	}
+	for _, d := range []struct {
+		key   string
+		value time.Duration
+	}{
+		{"nats_timeout", c.NATSTimeout}, {"handshake_timeout", c.HandshakeTimeout}, {"connect_timeout", c.ConnectTimeout},
+		{"ping_interval", c.PingInterval}, {"pong_timeout", c.PongTimeout}, {"close_timeout", c.CloseTimeout},
+	} {
+		if d.value < 100*time.Millisecond || d.value > 24*time.Hour {
+			return fmt.Errorf("%s is %s: must be 100ms to 24h", d.key, d.value)
+		}
+	}
+	for _, d := range []struct {
+		key   string
+		value time.Duration
+	}{{"room_linger", c.RoomLinger}, {"token_leeway", c.TokenLeeway}, {"expiry_warning", c.ExpiryWarning}, {"drain", c.Drain}} {
+		if d.value < 0 || d.value > 24*time.Hour {
+			return fmt.Errorf("%s is %s: must be 0 to 24h", d.key, d.value)
+		}
+	}
+	if c.Listen == "" {
+		return errors.New("listen is empty: give host:port, or :port for every address")
+	}
+	if c.NATSURL == "" {
+		return errors.New("nats_url is empty: give at least one server, such as nats://127.0.0.1:4222")
+	}
+	return c.checkOrigins()
+}
+
+func (c *Config) checkOrigins() error {
+	for _, o := range c.Origins {
+		if o == "*" || o == "null" {
+			continue
+		}
+		scheme, host, ok := splitOrigin(o)
+		if u, err := url.Parse(scheme + "://" + host); !ok || err != nil || u.Host == "" {
+			return fmt.Errorf("origins: %q is not an origin: write scheme://host or scheme://host:port, without a path", o)
+		}
+	}
+	return nil
+}
+
+// complete fills what depends on the machine.
+func (c *Config) complete() error {
+	if c.Loops == 0 {
+		c.Loops = min(runtime.GOMAXPROCS(0), upstream.MaxLoops)
+	}
+	if c.Node == "" {
+		name, err := os.Hostname()
+		if err != nil {
+			return fmt.Errorf("node: no name given and the host has none: %w", err)
+		}
+		c.Node = name
+	}
+	if c.MaxConnections == 0 {
+		var limit unix.Rlimit
+		if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+			return fmt.Errorf("getrlimit: %w", err)
+		}
+		const own = 256 // loops, listeners, NATS, files
+		c.MaxConnections = int(min(limit.Cur, 1<<26)) - own
+		if c.MaxConnections < 16 {
+			return fmt.Errorf("only %d file descriptors: raise the limit (ulimit -n)", limit.Cur)
+		}
+	}
+	return nil
+}

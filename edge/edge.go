@@ -1,0 +1,316 @@
+// Package edge is the program that clients connect to: event loops that carry
+// WebSocket connections and event streams, rooms mapped to NATS subjects, and
+// nothing on disk.
+//
+// New wires everything; read it first. A worker is one loop with its sockets,
+// sessions and memberships; upstream is the NATS side that all loops share.
+package edge
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"nabat/edge/internal/listen"
+	"nabat/edge/internal/metrics"
+	"nabat/edge/internal/upstream"
+	"nabat/internal/auth"
+	"nabat/internal/bus"
+	"nabat/proto/policy"
+	"nabat/proto/wire"
+)
+
+// Edge is one node.
+type Edge struct {
+	// Set at creation, never changed.
+	cfg       Config
+	log       *slog.Logger
+	instance  uint64 // this run of the node, random
+	origins   *origins
+	verifier  *auth.Verifier
+	verifiers *verifiers
+	control   *nats.Conn
+	upstream  *upstream.Upstream
+	workers   []*worker
+	address   netip.AddrPort
+
+	// Atomic.
+	policies atomic.Pointer[policy.Set]
+	keyed    atomic.Bool // keys have arrived
+	draining atomic.Bool
+	started  atomic.Bool
+
+	failed chan error
+	hurry  chan struct{}
+	once   sync.Once
+}
+
+var _ metrics.Source = (*Edge)(nil)
+
+// New opens the listening sockets and connects to NATS. A nil registry serves
+// no metrics. Call Run to serve.
+func New(cfg Config, log *slog.Logger, reg *prometheus.Registry) (*Edge, error) {
+	if err := cfg.Check(); err != nil {
+		return nil, err
+	}
+	if err := cfg.complete(); err != nil {
+		return nil, err
+	}
+	e := &Edge{cfg: cfg, log: log.With("node", cfg.Node), origins: newOrigins(cfg.Origins, cfg.Dev),
+		verifier: auth.NewVerifier(auth.Options{Issuer: cfg.Issuer, Audience: cfg.Audience, Leeway: cfg.TokenLeeway}),
+		failed:   make(chan error, 1), hurry: make(chan struct{})}
+	e.verifiers = newVerifiers(e.verifier, 4096)
+	var id [8]byte
+	if _, err := rand.Read(id[:]); err != nil {
+		return nil, fmt.Errorf("random instance id: %w", err)
+	}
+	e.instance = binary.BigEndian.Uint64(id[:])
+	if err := e.open(reg); err != nil {
+		e.close()
+		return nil, err
+	}
+	return e, nil
+}
+
+func (e *Edge) open(reg *prometheus.Registry) error {
+	fds, bound, err := listen.Sockets(e.cfg.Listen, e.cfg.Loops, listen.SocketOptions{Backlog: 4096,
+		SendBuffer: int(e.cfg.SendBuffer), NotSentLowat: 16 << 10, UserTimeout: e.cfg.PingInterval + e.cfg.PongTimeout})
+	if err != nil {
+		return err
+	}
+	e.address = bound
+	var inboxes []upstream.Inbox
+	for i, fd := range fds {
+		w, err := newWorker(e, i, fd)
+		if err != nil {
+			return fmt.Errorf("loop %d: %w", i, err)
+		}
+		e.workers = append(e.workers, w)
+		inboxes = append(inboxes, w.inbox)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	connect := func(name string, options ...nats.Option) (*nats.Conn, error) {
+		return bus.Connect(ctx, bus.Options{URL: e.cfg.NATSURL, Credentials: e.cfg.NATSCredentials, Token: e.cfg.NATSToken,
+			Name: "nabat-edge " + e.cfg.Node + " " + name, Log: e.log}, options...)
+	}
+	if e.control, err = connect("control"); err != nil {
+		return err
+	}
+	e.upstream, err = upstream.New(ctx, upstream.Options{Prefix: e.cfg.SubjectPrefix, Live: e.cfg.NATSConnections,
+		Queue: e.cfg.NATSQueue, PublishWait: 8192, Linger: e.cfg.RoomLinger, Confirm: e.cfg.NATSTimeout, Log: e.log}, connect, inboxes)
+	if err != nil {
+		return err
+	}
+	if reg != nil {
+		return metrics.Register(reg, e.cfg.Node, e)
+	}
+	return nil
+}
+
+// Run serves until ctx ends, then stops accepting, closes the clients with 4200
+// over Config.Drain (see Hurry), and returns nil. It returns an error when the
+// node cannot go on.
+func (e *Edge) Run(ctx context.Context) error {
+	defer e.close()
+	inner, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	js, err := jetstream.New(e.control)
+	if err != nil {
+		return fmt.Errorf("jetstream: %w", err)
+	}
+	wg.Go(func() { e.upstream.Run(inner) })
+	wg.Go(func() { e.verifiers.run(inner, max(1, e.cfg.Loops)) })
+	wg.Go(func() { e.watch(inner, js) })
+	for _, w := range e.workers {
+		if err := w.acceptor.Start(); err != nil {
+			return fmt.Errorf("accept: %w", err)
+		}
+	}
+	e.started.Store(true)
+	e.log.Info("edge serves clients", "address", e.address.String(), "loops", len(e.workers))
+	select {
+	case err := <-e.failed:
+		return err
+	case <-ctx.Done():
+	}
+	e.drain()
+	return nil
+}
+
+// watch follows policies and keys until ctx ends.
+func (e *Edge) watch(ctx context.Context, js jetstream.JetStream) {
+	keys := newKeyRing(e.verifier, e.log, func() { e.keyed.Store(true) })
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { bus.Watch(ctx, js, bus.BucketConfig, bus.KeyPolicies, e.setPolicies) })
+	wg.Go(func() { bus.Watch(ctx, js, bus.BucketConfig, bus.KeyJWKS, keys.setPublic) })
+	wg.Go(func() { bus.Watch(ctx, js, bus.BucketKeys, bus.KeySymmetric, keys.setSymmetric) })
+}
+
+func (e *Edge) setPolicies(value []byte, revision uint64) {
+	set, err := policy.Decode(value)
+	if err != nil {
+		e.log.Error("policies from control are not usable; the old ones stay", "revision", revision, "error", err)
+		return
+	}
+	if old := e.policies.Load(); old != nil && set.Version < old.Version {
+		e.log.Warn("an older policy set was ignored", "version", set.Version, "have", old.Version)
+		return
+	}
+	e.policies.Store(set)
+	e.log.Info("policies in force", "version", set.Version, "policies", len(set.Rooms))
+}
+
+// keyRing joins the two documents that keys come in.
+type keyRing struct {
+	verifier *auth.Verifier
+	log      *slog.Logger
+	ready    func()
+
+	// mu guards public and symmetric.
+	mu                sync.Mutex
+	public, symmetric *auth.KeySet
+}
+
+func newKeyRing(v *auth.Verifier, log *slog.Logger, ready func()) *keyRing {
+	return &keyRing{verifier: v, log: log, ready: ready}
+}
+
+func (k *keyRing) setPublic(value []byte, _ uint64) {
+	k.set(&k.public, value, auth.ParseJWKS)
+}
+
+func (k *keyRing) setSymmetric(value []byte, _ uint64) {
+	k.set(&k.symmetric, value, auth.ParseSymmetric)
+}
+
+func (k *keyRing) set(to **auth.KeySet, value []byte, parse func([]byte) (*auth.KeySet, error)) {
+	set, err := parse(value)
+	if err != nil {
+		k.log.Error("keys from control are not usable; the old ones stay", "error", err)
+		return
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	*to = set
+	k.verifier.SetKeys(auth.Merge(k.public, k.symmetric))
+	if k.public != nil && k.symmetric != nil {
+		k.ready()
+	}
+}
+
+// drain moves all clients elsewhere.
+func (e *Edge) drain() {
+	e.draining.Store(true)
+	e.log.Info("edge drains", "over", e.cfg.Drain)
+	var wg sync.WaitGroup
+	for _, w := range e.workers {
+		wg.Go(func() { w.drain(wire.CloseDrain, e.cfg.Drain, e.hurry) })
+	}
+	wg.Wait()
+	// The goodbyes are in the kernel; those who read get a moment to answer.
+	deadline := time.NewTimer(min(e.cfg.CloseTimeout, time.Second))
+	defer deadline.Stop()
+	poll := time.NewTicker(10 * time.Millisecond)
+	defer poll.Stop()
+	for e.connections() > 0 {
+		select {
+		case <-poll.C:
+		case <-e.hurry:
+			return
+		case <-deadline.C:
+			return
+		}
+	}
+}
+
+// Hurry ends a drain at once. Safe from any goroutine.
+func (e *Edge) Hurry() { e.once.Do(func() { close(e.hurry) }) }
+
+func (e *Edge) connections() (n int) {
+	for _, w := range e.workers {
+		n += w.loop.Connections()
+	}
+	return n
+}
+
+func (e *Edge) fail(err error) {
+	select {
+	case e.failed <- err:
+	default:
+	}
+}
+
+func (e *Edge) close() {
+	for _, w := range e.workers {
+		// Stop before Close: a loop that has ended closes nothing.
+		_ = w.loop.Do(w.acceptor.Stop)
+		if err := w.loop.Close(); err != nil {
+			e.log.Warn("loop did not close", "error", err)
+		}
+	}
+	e.workers = nil
+	if e.control != nil {
+		e.control.Close()
+	}
+}
+
+// Ready says why the node should not get clients, nil when it should. Safe from
+// any goroutine.
+func (e *Edge) Ready() error {
+	switch {
+	case e.draining.Load():
+		return errors.New("edge: draining")
+	case !e.started.Load():
+		return errors.New("edge: not started")
+	case e.policies.Load() == nil:
+		return errors.New("edge: no policies yet: is a control service running?")
+	case !e.keyed.Load():
+		return errors.New("edge: no keys yet: is a control service running?")
+	case !e.control.IsConnected():
+		return errors.New("edge: NATS connection control is not connected")
+	}
+	if err := e.upstream.Ready(); err != nil {
+		return fmt.Errorf("edge: %w", err)
+	}
+	return nil
+}
+
+// Addr is the address that clients connect to, host:port.
+func (e *Edge) Addr() string { return e.address.String() }
+
+// Loops implements metrics.Source.
+func (e *Edge) Loops() (list []*metrics.Loop) {
+	for _, w := range e.workers {
+		list = append(list, w.counts)
+	}
+	return list
+}
+
+// LoopLag implements metrics.Source.
+func (e *Edge) LoopLag() (worst float64) {
+	for _, w := range e.workers {
+		worst = max(worst, w.loop.TakeLag().Seconds())
+	}
+	return worst
+}
+
+// Rooms implements metrics.Source.
+func (e *Edge) Rooms() int { return e.upstream.Rooms() }
+
+// Bus implements metrics.Source.
+func (e *Edge) Bus() metrics.Bus { return e.upstream.State() }

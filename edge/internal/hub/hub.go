@@ -1,0 +1,286 @@
+// Package hub knows which connections of one loop are in which rooms, and
+// hands a turn's messages to them, each room's joined into one buffer.
+package hub
+
+import (
+	"runtime"
+
+	"nabat/edge/internal/frame"
+)
+
+// Sink takes what the hub hands out. Both are called on the loop, within Flush.
+type Sink interface {
+	// Deliver writes now if nothing else waits for the member, else queues.
+	Deliver(member, room uint32, bytes []byte, messages int)
+	// Queue collects what belongs to one member until the end of the turn.
+	Queue(member, room uint32, bytes []byte, messages int)
+}
+
+// yieldEvery is the number of recipients after which a flush lets the
+// scheduler run others: about half a millisecond of sends.
+const yieldEvery = 256
+
+// Hub is the membership of one loop. A member is the slot of its connection.
+// All methods must be called on the owning loop.
+type Hub struct {
+	rooms  []room
+	free   []uint32
+	byName map[string]uint32
+	subs   [][]sub // by member; nil for a connection that is in no room
+	dirty  []uint32
+}
+
+type room struct {
+	name    string
+	members [frame.Encodings][]uint32
+	pending []*frame.Message // of this turn
+	special bool             // one of pending is for some members only
+}
+
+// sub is one membership seen from the member: 12 bytes, no pointer.
+type sub struct {
+	room     uint32
+	position uint32 // in the room's members
+	encoding frame.Encoding
+}
+
+// New returns an empty hub.
+func New() *Hub { return &Hub{byName: make(map[string]uint32)} }
+
+// Join makes member a member of room. It reports whether the room was not on
+// this loop before, and whether the member was not in it before.
+func (h *Hub) Join(member uint32, e frame.Encoding, name string) (first, joined bool) {
+	id, ok := h.byName[name]
+	if ok && h.position(member, id) >= 0 {
+		return false, false
+	}
+	if !ok {
+		id = h.open(name)
+	}
+	r := &h.rooms[id]
+	for int(member) >= len(h.subs) {
+		h.subs = append(h.subs, nil)
+	}
+	h.subs[member] = append(h.subs[member], sub{id, uint32(len(r.members[e])), e})
+	r.members[e] = append(r.members[e], member)
+	return !ok, true
+}
+
+func (h *Hub) open(name string) uint32 {
+	var id uint32
+	if n := len(h.free); n > 0 {
+		id = h.free[n-1]
+		h.free = h.free[:n-1]
+	} else {
+		id = uint32(len(h.rooms))
+		h.rooms = append(h.rooms, room{})
+	}
+	h.rooms[id].name = name
+	h.byName[name] = id
+	return id
+}
+
+func (h *Hub) position(member, id uint32) int {
+	if int(member) < len(h.subs) {
+		for i := range h.subs[member] {
+			if h.subs[member][i].room == id {
+				return i
+			}
+		}
+	}
+	return -1
+}
+
+// Leave ends a membership. It reports whether there was one, and whether it
+// was the room's last on this loop; the room is then forgotten.
+func (h *Hub) Leave(member uint32, name string) (left, last bool) {
+	id, ok := h.byName[name]
+	if !ok {
+		return false, false
+	}
+	i := h.position(member, id)
+	if i < 0 {
+		return false, false
+	}
+	s := h.subs[member][i]
+	n := len(h.subs[member]) - 1
+	h.subs[member][i] = h.subs[member][n]
+	h.subs[member] = h.subs[member][:n]
+	if n == 0 {
+		h.subs[member] = nil
+	}
+	return true, h.take(s)
+}
+
+// LeaveAll ends every membership of member, calling emptied for each room that
+// has no members on this loop any more.
+func (h *Hub) LeaveAll(member uint32, emptied func(name string)) {
+	if int(member) >= len(h.subs) {
+		return
+	}
+	list := h.subs[member]
+	h.subs[member] = nil
+	for _, s := range list {
+		name := h.rooms[s.room].name
+		if h.take(s) {
+			emptied(name)
+		}
+	}
+}
+
+// take removes s from its room by moving the last member into its place.
+func (h *Hub) take(s sub) (last bool) {
+	r := &h.rooms[s.room]
+	list := r.members[s.encoding]
+	n := len(list) - 1
+	moved := list[n]
+	list[s.position] = moved
+	r.members[s.encoding] = list[:n]
+	if int(s.position) != n {
+		h.subs[moved][h.position(moved, s.room)].position = s.position
+	}
+	if r.size() > 0 {
+		return false
+	}
+	delete(h.byName, r.name)
+	if len(r.pending) == 0 {
+		*r = room{}
+		h.free = append(h.free, s.room)
+	} // else Flush frees it: the dirty list still names it
+	return true
+}
+
+func (r *room) size() (n int) {
+	for e := range r.members {
+		n += len(r.members[e])
+	}
+	return n
+}
+
+// RoomsOf lists the rooms that member is in.
+func (h *Hub) RoomsOf(member uint32) []string {
+	list := make([]string, 0, h.Count(member))
+	if int(member) < len(h.subs) {
+		for _, s := range h.subs[member] {
+			list = append(list, h.rooms[s.room].name)
+		}
+	}
+	return list
+}
+
+// Count is the number of rooms that member is in.
+func (h *Hub) Count(member uint32) int {
+	if int(member) >= len(h.subs) {
+		return 0
+	}
+	return len(h.subs[member])
+}
+
+// Has reports whether the room has members on this loop.
+func (h *Hub) Has(name string) bool { _, ok := h.byName[name]; return ok }
+
+// Name is the name of a room by the number that Sink was given; empty when the
+// room is no longer on this loop.
+func (h *Hub) Name(id uint32) string {
+	if int(id) >= len(h.rooms) {
+		return ""
+	}
+	return h.rooms[id].name
+}
+
+// Number is the number of a room on this loop.
+func (h *Hub) Number(name string) (uint32, bool) { id, ok := h.byName[name]; return id, ok }
+
+// Size is the number of rooms on this loop.
+func (h *Hub) Size() int { return len(h.byName) }
+
+// Push adds a message to this turn's messages of its room. Messages of rooms
+// without members here are ignored.
+func (h *Hub) Push(m *frame.Message) {
+	id, ok := h.byName[m.Room]
+	if !ok {
+		return
+	}
+	r := &h.rooms[id]
+	if len(r.pending) == 0 {
+		h.dirty = append(h.dirty, id)
+	}
+	r.pending = append(r.pending, m)
+	r.special = r.special || m.Exclude != ""
+}
+
+// Flush hands out the turn's messages. member resolves a connection id for
+// exclusions. With one busy room each member without anything else pending is
+// written at once; with several, members may be in more than one of them, so
+// the sink collects first.
+func (h *Hub) Flush(sink Sink, member func(id string) (uint32, bool)) {
+	if len(h.dirty) == 0 {
+		return
+	}
+	hand := sink.Queue
+	if len(h.dirty) == 1 {
+		hand = sink.Deliver
+	}
+	for _, id := range h.dirty {
+		r := &h.rooms[id]
+		if r.special {
+			h.flushSpecial(id, r, sink, member)
+		} else {
+			flushRoom(id, r, hand)
+		}
+		clear(r.pending)
+		r.pending, r.special = r.pending[:0], false
+		if cap(r.pending) > 1024 {
+			r.pending = nil
+		}
+		if r.size() == 0 {
+			*r = room{}
+			h.free = append(h.free, id)
+		}
+	}
+	h.dirty = h.dirty[:0]
+}
+
+func flushRoom(id uint32, r *room, hand func(member, room uint32, bytes []byte, messages int)) {
+	for e := range r.members {
+		members := r.members[e]
+		if len(members) == 0 {
+			continue
+		}
+		buf, n := frame.Join(r.pending, frame.Encoding(e)), len(r.pending)
+		for i, m := range members {
+			hand(m, id, buf, n)
+			if i%yieldEvery == yieldEvery-1 {
+				runtime.Gosched()
+			}
+		}
+	}
+}
+
+// flushSpecial is flushRoom for a turn in which some messages exclude a
+// connection: the excluded members get their own selection.
+func (h *Hub) flushSpecial(id uint32, r *room, sink Sink, member func(string) (uint32, bool)) {
+	excluded := make(map[uint32]bool)
+	for _, m := range r.pending {
+		if slot, ok := member(m.Exclude); ok && m.Exclude != "" {
+			excluded[slot] = true
+		}
+	}
+	flushRoom(id, r, func(to, room uint32, buf []byte, n int) {
+		if !excluded[to] {
+			sink.Queue(to, room, buf, n)
+		}
+	})
+	for to := range excluded {
+		i := h.position(to, id)
+		if i < 0 {
+			continue
+		}
+		e := h.subs[to][i].encoding
+		for _, m := range r.pending {
+			if slot, ok := member(m.Exclude); !ok || slot != to {
+				sink.Queue(to, id, m.Bytes(e), 1)
+			}
+		}
+	}
+}

@@ -1,0 +1,175 @@
+package listen
+
+import (
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"nabat/edge/internal/loop"
+	"nabat/edge/internal/metrics"
+)
+
+const (
+	acceptsPerTurn = 64
+	lingerTime     = 2 * time.Second
+)
+
+// Limits bound what strangers may cost before they are known.
+type Limits struct {
+	MaxHead          int           // bytes of a request head
+	HeadTimeout      time.Duration // from accept until the handshake is answered
+	MaxHandshakes    int           // in flight on one loop; above it the oldest is sent away
+	MaxConnections   int           // on one loop
+	RetryAfterSecond int           // told to those who are sent away
+}
+
+// Router answers complete request heads. Called on the loop.
+type Router interface {
+	// Serve must end in Upgrade, Refuse, Respond or Hold. rest is what came
+	// behind the head; both alias the loop's buffer.
+	Serve(c *Handshake, head *Head, rest []byte)
+}
+
+// Acceptor takes connections from one listening socket to one loop.
+// Owner: the loop.
+type Acceptor struct {
+	// Set at creation, never changed.
+	loop   *loop.Loop
+	router Router
+	limits Limits
+	counts *metrics.Loop
+	fd     int
+	spare  int // a descriptor to give up when there are none left
+
+	// Owned by loop.
+	queue []loop.Ref // handshakes by age; finished ones are skipped
+	first int
+	open  bool
+}
+
+// NewAcceptor returns an acceptor for a listening, non-blocking socket that it
+// owns from now on. Call Start on the loop.
+func NewAcceptor(l *loop.Loop, fd int, router Router, limits Limits, counts *metrics.Loop) *Acceptor {
+	return &Acceptor{loop: l, router: router, limits: limits, counts: counts, fd: fd, spare: openSpare()}
+}
+
+func openSpare() int {
+	fd, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1
+	}
+	return fd
+}
+
+// Start begins to accept.
+func (a *Acceptor) Start() error {
+	a.open = true
+	return a.loop.Watch(a.fd, a.accept)
+}
+
+// Stop closes the listening socket. Connections go on.
+func (a *Acceptor) Stop() {
+	if !a.open {
+		return
+	}
+	a.open = false
+	_ = a.loop.Unwatch(a.fd)
+	_ = unix.Close(a.fd)
+	if a.spare >= 0 {
+		_ = unix.Close(a.spare)
+	}
+}
+
+func (a *Acceptor) accept() {
+	for range acceptsPerTurn {
+		if !a.open {
+			return
+		}
+		fd, _, err := unix.Accept4(a.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+		switch err {
+		case nil:
+			a.take(fd)
+		case unix.EMFILE, unix.ENFILE:
+			a.shed()
+			return
+		case unix.ECONNABORTED, unix.EINTR:
+			continue
+		default:
+			return // EAGAIN, or the kernel is short of memory: epoll asks again
+		}
+	}
+}
+
+// shed takes one connection with the spare descriptor, only to refuse it: else
+// it would wait in the backlog and epoll would report it for ever.
+func (a *Acceptor) shed() {
+	if a.spare < 0 {
+		return
+	}
+	_ = unix.Close(a.spare)
+	if fd, _, err := unix.Accept4(a.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC); err == nil {
+		a.refuseNow(fd, "no_descriptors")
+	}
+	a.spare = openSpare()
+}
+
+func (a *Acceptor) refuseNow(fd int, label string) {
+	a.counts.Refusals.Add(label, 1)
+	_, _ = unix.SendmsgN(fd, overloadedResponse(a.limits.RetryAfterSecond), nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+	_ = unix.Close(fd)
+}
+
+func (a *Acceptor) take(fd int) {
+	a.counts.Accepted.Add(1)
+	if a.limits.MaxConnections > 0 && a.loop.Connections() >= a.limits.MaxConnections {
+		a.refuseNow(fd, "max_connections")
+		return
+	}
+	if int(a.counts.Pending.Load()) >= a.limits.MaxHandshakes {
+		a.evict()
+	}
+	h := &Handshake{acceptor: a, fd: fd}
+	ref, err := a.loop.Add(fd, h)
+	if err != nil {
+		a.counts.Refusals.Add("no_descriptors", 1)
+		return
+	}
+	h.ref = ref
+	a.counts.Pending.Add(1)
+	a.enqueue(ref)
+	a.loop.WakeIn(ref, a.limits.HeadTimeout)
+}
+
+func (a *Acceptor) enqueue(ref loop.Ref) {
+	if a.first > 1024 && a.first*2 > len(a.queue) {
+		a.queue = append(a.queue[:0], a.queue[a.first:]...)
+		a.first = 0
+	}
+	a.queue = append(a.queue, ref)
+}
+
+// evict sends the oldest unfinished handshake away. Those who finish do so
+// within milliseconds, so the oldest of many is one that never will.
+func (a *Acceptor) evict() {
+	for a.first < len(a.queue) {
+		ref := a.queue[a.first]
+		a.first++
+		if h, ok := a.loop.Handler(ref).(*Handshake); ok && h.state == waiting {
+			h.sendAway()
+			return
+		}
+	}
+}
+
+// trim forgets finished handshakes at the front of the queue.
+func (a *Acceptor) trim() {
+	for a.first < len(a.queue) {
+		if h, ok := a.loop.Handler(a.queue[a.first]).(*Handshake); ok && h.state == waiting {
+			break
+		}
+		a.first++
+	}
+	if a.first == len(a.queue) {
+		a.queue, a.first = a.queue[:0], 0
+	}
+}

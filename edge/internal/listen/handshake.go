@@ -1,0 +1,223 @@
+package listen
+
+import (
+	"encoding/json"
+	"errors"
+	"net/http"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"nabat/edge/internal/loop"
+	"nabat/proto/wire"
+)
+
+type handshakeState uint8
+
+const (
+	waiting   handshakeState = iota // for the rest of the head, or for the router's answer
+	lingering                       // answered with a refusal; waiting for the client to close
+	done                            // given to a transport, or closed
+)
+
+// Handshake is one connection until its request has been answered. It holds no
+// buffer while the head arrives in one piece. Owner: the loop.
+type Handshake struct {
+	acceptor *Acceptor
+	ref      loop.Ref
+	fd       int
+	state    handshakeState
+	held     bool   // the router answers later
+	gone     bool   // the client closed its half while the router held
+	buf      []byte // a partial head, or a held one with what came behind it
+	scanned  int
+}
+
+var _ loop.Handler = (*Handshake)(nil)
+
+// Ready reads the head. Called by the loop.
+func (h *Handshake) Ready(ev loop.Events) {
+	if !ev.Readable() {
+		return
+	}
+	if ev.Gone() && h.state == waiting {
+		h.finish("gone")
+		return
+	}
+	buf := h.acceptor.loop.Buffer()
+	for h.state != done && !h.gone {
+		n, err := unix.Read(h.fd, buf)
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err == unix.EAGAIN:
+			return
+		case n <= 0:
+			h.endOfInput()
+			return
+		case h.state == lingering:
+			continue // discard, so that closing does not reset the connection
+		}
+		h.acceptor.counts.BytesIn.Add(uint64(n))
+		if h.feed(buf[:n]); h.held {
+			return // what follows waits in the socket
+		}
+	}
+}
+
+func (h *Handshake) endOfInput() {
+	if h.held {
+		h.gone = true // a held request is still answered: the client may have half-closed
+		return
+	}
+	h.finish("gone")
+}
+
+func (h *Handshake) feed(b []byte) {
+	if h.buf != nil {
+		h.buf = append(h.buf, b...)
+		b = h.buf
+	}
+	var head Head
+	n, err := head.Parse(b, h.scanned, h.acceptor.limits.MaxHead)
+	switch {
+	case errors.Is(err, ErrMore):
+		if h.buf == nil {
+			h.buf = append(make([]byte, 0, 2*len(b)), b...)
+		}
+		h.scanned = len(h.buf)
+	case err != nil:
+		var refusal *wire.Error
+		if !errors.As(err, &refusal) {
+			refusal = &wire.Error{Code: wire.BadRequest, Reason: err.Error()}
+		}
+		h.Refuse(refusal)
+	default:
+		h.acceptor.router.Serve(h, &head, b[n:])
+	}
+}
+
+// Hold keeps a copy of what the head and the bytes behind it alias, for an
+// answer that comes in a later turn. It returns the copies.
+func (h *Handshake) Hold(head *Head, rest []byte) (*Head, []byte) {
+	h.held = true
+	n := len(head.Bytes())
+	h.buf = append(append(make([]byte, 0, n+len(rest)), head.Bytes()...), rest...)
+	again := new(Head)
+	if _, err := again.Parse(h.buf, 0, max(n, h.acceptor.limits.MaxHead)); err != nil {
+		panic("listen: a parsed head does not parse again: " + err.Error())
+	}
+	return again, h.buf[n:]
+}
+
+// Ref is the connection's name on its loop.
+func (h *Handshake) Ref() loop.Ref { return h.ref }
+
+// Upgrade hands the descriptor over: next serves the connection from now on.
+// The caller writes the response and feeds rest to next.
+func (h *Handshake) Upgrade(next loop.Handler) (fd int) {
+	h.leave()
+	h.acceptor.counts.Handshakes.Add(1)
+	h.acceptor.loop.Swap(h.ref, next)
+	return h.fd
+}
+
+// Open reports whether the connection still waits for its answer.
+func (h *Handshake) Open() bool { return h.state == waiting }
+
+func (h *Handshake) leave() {
+	if h.state == waiting {
+		h.acceptor.counts.Pending.Add(-1)
+	}
+	h.state = done
+	h.buf = nil
+	h.acceptor.trim()
+}
+
+// Wake ends a handshake that took too long, or a linger. Called by the loop.
+func (h *Handshake) Wake() {
+	if h.state == waiting && !h.held {
+		h.Refuse(&wire.Error{Code: wire.HeadTimeout, Reason: "the request head did not arrive in " + h.acceptor.limits.HeadTimeout.String()})
+		return
+	}
+	h.finish("")
+}
+
+func (h *Handshake) sendAway() {
+	h.Refuse(&wire.Error{Code: wire.Overloaded, RetryMS: h.acceptor.limits.RetryAfterSecond * 1000,
+		Reason: "too many handshakes at once; this one was the oldest unfinished"})
+}
+
+// finish closes the connection. label counts why, empty when counted already.
+func (h *Handshake) finish(label string) {
+	if h.state == done {
+		return
+	}
+	if label != "" && h.state == waiting {
+		h.acceptor.counts.Refusals.Add(label, 1)
+	}
+	h.leave()
+	h.acceptor.loop.Remove(h.ref)
+}
+
+// Refuse answers with the error's HTTP status and {"error":…}, and closes.
+func (h *Handshake) Refuse(e *wire.Error, headers ...string) {
+	if h.state != waiting {
+		return
+	}
+	h.acceptor.counts.Refusals.Add(string(e.Code), 1)
+	if e.RetryMS > 0 {
+		headers = append(headers, "Retry-After: "+strconv.Itoa((e.RetryMS+999)/1000))
+	}
+	body := wire.AppendError(nil, nil, e)
+	h.Respond(e.Code.HTTPStatus(), "application/json; charset=utf-8", append(body, '\n'), headers...)
+}
+
+// Respond answers with a complete response and closes. Headers are whole lines
+// without their ends.
+func (h *Handshake) Respond(status int, contentType string, body []byte, headers ...string) {
+	if h.state != waiting {
+		return
+	}
+	b := response(status, contentType, body, headers...)
+	// A refusal is small and the socket is new: what does not fit is lost.
+	_, _ = unix.SendmsgN(h.fd, b, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+	h.acceptor.counts.BytesOut.Add(uint64(len(b)))
+	h.leave()
+	h.state = lingering
+	if unix.Shutdown(h.fd, unix.SHUT_WR) != nil || h.gone {
+		h.finish("")
+		return
+	}
+	h.held = false
+	h.acceptor.loop.WakeIn(h.ref, lingerTime)
+	h.acceptor.loop.Again(h.ref)
+}
+
+func response(status int, contentType string, body []byte, headers ...string) []byte {
+	b := make([]byte, 0, 256+len(body))
+	b = append(b, "HTTP/1.1 "...)
+	b = strconv.AppendInt(b, int64(status), 10)
+	b = append(b, ' ')
+	b = append(b, http.StatusText(status)...)
+	b = append(b, "\r\nConnection: close\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n"...)
+	for _, line := range headers {
+		b = append(append(b, line...), "\r\n"...)
+	}
+	if status != http.StatusNoContent {
+		b = append(b, "Content-Type: "...)
+		b = append(b, contentType...)
+		b = append(b, "\r\nContent-Length: "...)
+		b = strconv.AppendInt(b, int64(len(body)), 10)
+		b = append(b, "\r\n"...)
+	}
+	b = append(b, "\r\n"...)
+	return append(b, body...)
+}
+
+func overloadedResponse(retryAfter int) []byte {
+	body, _ := json.Marshal(map[string]any{"error": map[string]any{"code": wire.Overloaded,
+		"reason": "this node has no room for another connection", "retry_ms": retryAfter * 1000}})
+	return response(http.StatusServiceUnavailable, "application/json; charset=utf-8", append(body, '\n'),
+		"Retry-After: "+strconv.Itoa(retryAfter))
+}

@@ -1,0 +1,294 @@
+package session
+
+import (
+	"bytes"
+	"fmt"
+
+	"nabat/proto/subject"
+	"nabat/proto/wire"
+)
+
+// Handle takes one inbound object. text is not kept.
+func (s *Session) Handle(h Host, ref Ref, l *Limits, text []byte) {
+	c := call{s, h, ref, l}
+	if s.state == closed {
+		return
+	}
+	if s.state == checking || s.state == connecting {
+		c.hold(text)
+		return
+	}
+	var cmd wire.Command
+	if err := wire.Parse(text, &cmd); err != nil {
+		c.complain(&cmd, err)
+		return
+	}
+	c.run(&cmd)
+}
+
+// hold keeps a command until connect has been answered.
+func (c call) hold(text []byte) {
+	if c.wait == nil {
+		c.wait = new(waiting)
+	}
+	if len(c.wait.held) >= c.limits.MaxInFlight {
+		var cmd wire.Command
+		_ = wire.Parse(text, &cmd) // only for its id
+		c.refuse(&cmd, tooMany)
+		return
+	}
+	c.wait.held = append(c.wait.held, bytes.Clone(text))
+}
+
+var tooMany = &wire.Error{Code: wire.RateLimited, Reason: "too many commands wait for an answer", RetryMS: 100}
+
+// complain answers what is no command, and ends a client that keeps on.
+func (c call) complain(cmd *wire.Command, err *wire.Error) {
+	c.bad++
+	c.refuse(cmd, err)
+	if int(c.bad) >= c.limits.MaxBadCommands {
+		c.end(wire.CloseProtocol)
+	}
+}
+
+func (c call) refuse(cmd *wire.Command, err *wire.Error) { c.fail(id(cmd), err) }
+
+func (c call) fail(id *uint64, err *wire.Error) { c.host.Send(c.ref, wire.AppendError(nil, id, err)) }
+
+// id is the command's id as replies want it: a copy, nil when it has none.
+func id(cmd *wire.Command) *uint64 {
+	if !cmd.HasID {
+		return nil
+	}
+	n := cmd.ID
+	return &n
+}
+
+func (c call) run(cmd *wire.Command) {
+	switch cmd.Verb {
+	case wire.Ping:
+		c.host.Send(c.ref, wire.AppendPong(nil, id(cmd)))
+		return
+	case wire.Pong:
+		return
+	case wire.Connect:
+		c.connect(cmd)
+		return
+	}
+	if c.state != connected {
+		c.refuse(cmd, &wire.Error{Code: wire.NotConnected, Reason: "send connect first"})
+		return
+	}
+	if int(c.inFlight) >= c.limits.MaxInFlight {
+		c.refuse(cmd, tooMany)
+		return
+	}
+	switch cmd.Verb {
+	case wire.Subscribe:
+		c.subscribe(cmd)
+	case wire.Unsubscribe:
+		c.unsubscribe(cmd)
+	case wire.Publish:
+		c.publish(cmd)
+	case wire.Auth:
+		c.auth(cmd)
+	default:
+		c.refuse(cmd, &wire.Error{Code: wire.NotYet, Reason: "history, presence and rpc are part of the protocol and not built yet"})
+	}
+}
+
+func (c call) connect(cmd *wire.Command) {
+	if c.state != fresh {
+		c.refuse(cmd, &wire.Error{Code: wire.AlreadyConnected, Reason: "this connection is connected already: use subscribe and auth"})
+		return
+	}
+	number, rooms := id(cmd), union(names(cmd), nil)
+	if cmd.Token == "" {
+		c.admit(number, rooms, c.identity)
+		return
+	}
+	c.state, c.deadline = checking, 0
+	c.host.Verify(c.ref, cmd.Token, func(who *Identity, err *wire.Error) {
+		if err != nil {
+			c.fail(number, err)
+			c.end(wire.CloseFor(err))
+			return
+		}
+		c.admit(number, rooms, who)
+	})
+}
+
+// admit connects if every room is allowed. A refused connect may be tried again
+// until its time is over.
+func (c call) admit(number *uint64, rooms []string, who *Identity) {
+	all := rooms
+	if who != nil && who.Grant != nil {
+		all = union(rooms, who.Grant.Rooms)
+	}
+	if err := c.checkRooms(who, all, 0); err != nil {
+		c.state = fresh
+		if c.deadline == 0 {
+			c.deadline = c.host.Now() + c.limits.ConnectTimeout
+			c.host.WakeAt(c.ref, c.deadline)
+		}
+		c.complain(&wire.Command{HasID: number != nil, ID: value(number)}, err)
+		c.again()
+		return
+	}
+	c.identity, c.warned = who, false
+	c.enter(number, rooms)
+}
+
+// again handles what was held for a connect that was refused.
+func (c call) again() {
+	if c.wait == nil {
+		return
+	}
+	held := c.wait.held
+	c.wait.held = nil
+	c.tidy()
+	for _, text := range held {
+		c.Handle(c.host, c.ref, c.limits, text)
+	}
+}
+
+func value(n *uint64) uint64 {
+	if n == nil {
+		return 0
+	}
+	return *n
+}
+
+func names(cmd *wire.Command) []string {
+	list := make([]string, len(cmd.Rooms))
+	for i, r := range cmd.Rooms {
+		list[i] = r.Room
+	}
+	return list
+}
+
+// subscribe is all or nothing: the first room that cannot be joined refuses the
+// command by name.
+func (c call) subscribe(cmd *wire.Command) {
+	number, rooms := id(cmd), union(names(cmd), nil)
+	if len(rooms) == 0 {
+		c.complain(cmd, &wire.Error{Code: wire.BadCommand, Reason: "subscribe.rooms must name at least one room"})
+		return
+	}
+	if err := c.checkRooms(c.identity, rooms, c.host.RoomCount(c.ref)); err != nil {
+		c.refuse(cmd, err)
+		return
+	}
+	c.inFlight++
+	c.join(rooms, func(in []string, err *wire.Error) {
+		c.inFlight--
+		if err != nil {
+			c.fail(number, err)
+			return
+		}
+		c.host.Send(c.ref, wire.AppendSubscribed(nil, number, positions(in)))
+	})
+}
+
+func (c call) unsubscribe(cmd *wire.Command) {
+	rooms := union(names(cmd), nil)
+	if len(rooms) == 0 {
+		c.complain(cmd, &wire.Error{Code: wire.BadCommand, Reason: "unsubscribe.rooms must name at least one room"})
+		return
+	}
+	for _, room := range rooms {
+		if err := subject.CheckRoom(room); err != nil {
+			c.refuse(cmd, &wire.Error{Code: wire.BadRoom, Reason: err.Error()})
+			return
+		}
+	}
+	for _, room := range rooms {
+		left := c.host.Leave(c.ref, room)
+		if c.wait != nil && c.wait.joining[room] > 0 {
+			c.wait.joining[room] |= cancelledBit
+			left = true
+		}
+		if !left {
+			c.refuse(cmd, &wire.Error{Code: wire.NotSubscribed, Reason: "this connection is not in room " + room})
+			return
+		}
+	}
+	if cmd.HasID {
+		c.host.Send(c.ref, wire.AppendUnsubscribed(nil, id(cmd), rooms, ""))
+	}
+}
+
+func (c call) publish(cmd *wire.Command) {
+	p := &cmd.Publish
+	if err := subject.CheckRoom(p.Room); err != nil {
+		c.refuse(cmd, &wire.Error{Code: wire.BadRoom, Reason: err.Error()})
+		return
+	}
+	if err := c.mayPublish(p.Room); err != nil {
+		c.refuse(cmd, err)
+		return
+	}
+	if len(p.Body) > c.limits.MaxPublishBytes {
+		c.refuse(cmd, &wire.Error{Code: wire.TooLarge, Reason: fmt.Sprintf("the body has %d bytes: at most %d", len(p.Body), c.limits.MaxPublishBytes)})
+		return
+	}
+	number, room := id(cmd), p.Room
+	c.inFlight++
+	c.host.Publish(c.ref, c.identity, p, func(err *wire.Error) {
+		c.inFlight--
+		switch {
+		case err != nil:
+			c.fail(number, err)
+		case number != nil:
+			c.host.Send(c.ref, wire.AppendPublished(nil, number, wire.Position{Room: room}))
+		}
+	})
+}
+
+// auth renews or replaces the token. When it fails, the old one stays in force
+// until it ends.
+func (c call) auth(cmd *wire.Command) {
+	number := id(cmd)
+	if cmd.Token == "" {
+		c.complain(cmd, &wire.Error{Code: wire.BadCommand, Reason: "auth.token is missing"})
+		return
+	}
+	c.inFlight++
+	c.host.Verify(c.ref, cmd.Token, func(who *Identity, err *wire.Error) {
+		c.inFlight--
+		if err == nil && c.identity != nil && c.identity.User != who.User {
+			err = &wire.Error{Code: wire.NotAllowed, Reason: "the token is of another user: connect anew to change the user"}
+		}
+		if err != nil {
+			c.fail(number, err)
+			return
+		}
+		c.identity, c.warned = who, false
+		if number != nil {
+			c.host.Send(c.ref, wire.AppendAuthed(nil, number, who.User, who.Expires))
+		}
+		c.leaveForbidden()
+		c.watchExpiry()
+	})
+}
+
+// leaveForbidden ends the subscriptions that the new token does not allow.
+func (c call) leaveForbidden() {
+	var lost []string
+	for _, room := range c.host.Rooms(c.ref) {
+		if c.maySubscribe(c.identity, room) != nil {
+			c.host.Leave(c.ref, room)
+			lost = append(lost, room)
+		}
+	}
+	if c.wait != nil {
+		for room := range c.wait.joining {
+			if c.maySubscribe(c.identity, room) != nil {
+				c.wait.joining[room] |= cancelledBit
+			}
+		}
+	}
+	if len(lost) > 0 {
+		c.host.Send(c.ref, wire.AppendUnsubscribed(nil, nil, lost, wire.NotAllowed))
+	}
+}

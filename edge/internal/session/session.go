@@ -1,0 +1,364 @@
+// Package session is the protocol state behind one client connection: a pure
+// machine that turns inbound objects and answers into outbound objects. It has
+// no I/O, no clock and no goroutine; what it decides, its Host carries out.
+package session
+
+import (
+	"fmt"
+
+	"nabat/proto/grant"
+	"nabat/proto/policy"
+	"nabat/proto/subject"
+	"nabat/proto/wire"
+)
+
+// Identity is who a session speaks for. Immutable, and shared by the sessions
+// of one token.
+type Identity struct {
+	User    string
+	TokenID string
+	Expires int64        // unix seconds, 0 never
+	Grant   *grant.Grant // nil allows nothing
+}
+
+// Ref names a connection to the Host: its slot on the loop and the slot's
+// generation.
+type Ref struct{ Slot, Generation uint32 }
+
+// Host carries out what a session decides; the edge implements it once for each
+// loop. Calls come on the loop and never block. A done function is called on
+// the loop exactly once, possibly before the call returns, and never after the
+// connection has closed.
+type Host interface {
+	// Now is the loop's clock in unix seconds.
+	Now() int64
+	// Policy is the policy of a room, nil when none matches.
+	Policy(room string) *policy.Policy
+	// Verify checks a token.
+	Verify(ref Ref, token string, done func(*Identity, *wire.Error))
+	// Join makes the connection a member; joined is false if it was one before.
+	Join(ref Ref, room string, done func(joined bool, err *wire.Error))
+	// Leave ends a membership and reports whether there was one.
+	Leave(ref Ref, room string) bool
+	// Rooms lists the rooms that the connection is in, in no order.
+	Rooms(ref Ref) []string
+	// RoomCount is the number of rooms that the connection is in.
+	RoomCount(ref Ref) int
+	// Publish sends to NATS. p is valid during the call only.
+	Publish(ref Ref, id *Identity, p *wire.Publication, done func(*wire.Error))
+	// Name is the connection's id and the node's name.
+	Name(ref Ref) (session, node string)
+	// Send queues one JSON object, which it copies.
+	Send(ref Ref, object []byte)
+	// WakeAt asks for Wake at a unix time in seconds, or earlier.
+	WakeAt(ref Ref, unix int64)
+	// Close ends the connection.
+	Close(ref Ref, c wire.Close)
+}
+
+// Limits bound what one session may ask for.
+type Limits struct {
+	MaxRooms        int   // rooms of one connection
+	MaxBadCommands  int   // before the connection is closed with 4010
+	MaxInFlight     int   // commands without an answer yet
+	MaxPublishBytes int   // body of one publish
+	ConnectTimeout  int64 // seconds from the handshake to connect
+	ExpiryWarning   int64 // seconds before a token ends
+}
+
+type state uint8
+
+const (
+	fresh      state = iota // waits for connect
+	checking                // connect's token is being checked
+	connecting              // connect's rooms are being joined
+	connected
+	closed
+)
+
+// Session is one connection's protocol state. The zero value waits for connect.
+// All methods must be called on the owning loop.
+type Session struct {
+	identity *Identity // nil: anonymous
+	wait     *waiting  // nil while nothing is in flight
+	deadline int64     // of connect, unix seconds; 0 once connected
+	state    state
+	warned   bool // the expiry warning was sent
+	bad      uint16
+	inFlight uint16
+}
+
+// waiting is what a session needs only while answers are outstanding.
+type waiting struct {
+	held    [][]byte       // commands that came while connect's token was checked
+	joining map[string]int // rooms being joined, by the number of commands that wait
+}
+
+// call is a session with what every method needs beside it, for one event.
+type call struct {
+	*Session
+	host   Host
+	ref    Ref
+	limits *Limits
+}
+
+// Identity is who the session speaks for; nil for an anonymous client.
+func (s *Session) Identity() *Identity { return s.identity }
+
+// Admit checks what a request asks for before it is answered: the refusal then
+// is an HTTP status.
+func (s *Session) Admit(h Host, l *Limits, id *Identity, rooms []string) *wire.Error {
+	c := call{s, h, Ref{}, l}
+	if id != nil && id.Grant != nil {
+		rooms = union(rooms, id.Grant.Rooms)
+	}
+	return c.checkRooms(id, rooms, 0)
+}
+
+// Open starts the session once the transport can carry objects. Rooms of the
+// URL or of the token connect at once; without any it waits for connect.
+func (s *Session) Open(h Host, ref Ref, l *Limits, id *Identity, rooms []string) {
+	c := call{s, h, ref, l}
+	s.identity = id
+	if id != nil {
+		c.watchExpiry()
+	}
+	if len(rooms) == 0 && (id == nil || id.Grant == nil || len(id.Grant.Rooms) == 0) {
+		s.deadline = h.Now() + l.ConnectTimeout
+		h.WakeAt(ref, s.deadline)
+		return
+	}
+	c.enter(nil, rooms)
+}
+
+// Wake reports that a time asked for with Host.WakeAt has come.
+func (s *Session) Wake(h Host, ref Ref, l *Limits) {
+	c := call{s, h, ref, l}
+	if s.state == closed {
+		return
+	}
+	now := h.Now()
+	if s.deadline != 0 {
+		if now >= s.deadline {
+			c.end(wire.CloseConnectTimeout)
+			return
+		}
+		h.WakeAt(ref, s.deadline)
+	}
+	if s.identity != nil {
+		c.watchExpiry()
+	}
+}
+
+// watchExpiry warns, closes, or asks to be woken for one of them.
+func (c call) watchExpiry() {
+	at := c.identity.Expires
+	if at == 0 {
+		return
+	}
+	now := c.host.Now()
+	switch left := at - now; {
+	case left <= 0:
+		c.end(wire.CloseExpired)
+	case left > c.limits.ExpiryWarning:
+		c.host.WakeAt(c.ref, at-c.limits.ExpiryWarning)
+	default:
+		if !c.warned && c.state == connected {
+			c.warned = true
+			c.host.Send(c.ref, wire.AppendExpiring(nil, left))
+		}
+		c.host.WakeAt(c.ref, at)
+	}
+}
+
+func (c call) end(cl wire.Close) {
+	if c.state != closed {
+		c.state, c.wait = closed, nil
+		c.host.Close(c.ref, cl)
+	}
+}
+
+// enter joins the rooms of connect and then says connected. rooms is kept.
+func (c call) enter(id *uint64, rooms []string) {
+	c.state, c.deadline = connecting, 0
+	if c.identity != nil && c.identity.Grant != nil {
+		rooms = union(rooms, c.identity.Grant.Rooms)
+	}
+	c.join(rooms, func(in []string, err *wire.Error) {
+		if err != nil {
+			c.end(wire.CloseFor(err))
+			return
+		}
+		c.state = connected
+		hello := wire.Connected{Rooms: positions(in)}
+		hello.Session, hello.Node = c.host.Name(c.ref)
+		if c.identity != nil {
+			hello.User, hello.Expires = c.identity.User, c.identity.Expires
+		}
+		c.host.Send(c.ref, wire.AppendConnected(nil, id, &hello))
+		if c.identity != nil {
+			c.watchExpiry()
+		}
+		c.release()
+	})
+}
+
+// release handles the commands that came while connect was under way.
+func (c call) release() {
+	for c.wait != nil && len(c.wait.held) > 0 && c.state == connected {
+		text := c.wait.held[0]
+		c.wait.held = c.wait.held[1:]
+		c.Handle(c.host, c.ref, c.limits, text)
+	}
+	c.tidy()
+}
+
+func (c call) tidy() {
+	if c.wait != nil && len(c.wait.held) == 0 && len(c.wait.joining) == 0 {
+		c.wait = nil
+	}
+}
+
+// join joins every room and then calls done once, with the rooms that the
+// connection is in: those that were unsubscribed meanwhile are not. When one
+// fails, those that this call newly joined are left again.
+func (c call) join(rooms []string, done func([]string, *wire.Error)) {
+	if len(rooms) == 0 {
+		done(nil, nil)
+		return
+	}
+	left := len(rooms)
+	var failed *wire.Error
+	var in, fresh []string
+	for _, room := range rooms {
+		c.expect(room, 1)
+		c.host.Join(c.ref, room, func(joined bool, err *wire.Error) {
+			cancelled := c.expect(room, -1)
+			switch {
+			case err != nil:
+				failed = err
+			case cancelled:
+				c.host.Leave(c.ref, room)
+			default:
+				in = append(in, room)
+				if joined {
+					fresh = append(fresh, room)
+				}
+			}
+			if left--; left > 0 || c.state == closed {
+				return
+			}
+			if failed != nil {
+				for _, room := range fresh {
+					c.host.Leave(c.ref, room)
+				}
+			}
+			done(in, failed)
+		})
+	}
+}
+
+// cancelledBit marks a room that was left while it was being joined.
+const cancelledBit = 1 << 16
+
+// expect counts the joins under way of a room. It reports whether the join that
+// ends (n is −1) was cancelled by an unsubscribe.
+func (c call) expect(room string, n int) (cancelled bool) {
+	if c.wait == nil {
+		if n < 0 {
+			return false
+		}
+		c.wait = new(waiting)
+	}
+	if c.wait.joining == nil {
+		c.wait.joining = make(map[string]int)
+	}
+	count := c.wait.joining[room]
+	if n > 0 {
+		c.wait.joining[room] = (count &^ cancelledBit) + 1 // joining again undoes a cancel
+		return false
+	}
+	cancelled = count&cancelledBit != 0
+	if count&^cancelledBit <= 1 {
+		delete(c.wait.joining, room)
+		c.tidy()
+	} else {
+		c.wait.joining[room] = count - 1
+	}
+	return cancelled
+}
+
+// checkRooms reports the first room that id may not join. have is the number of
+// rooms joined already.
+func (c call) checkRooms(id *Identity, rooms []string, have int) *wire.Error {
+	if have+len(rooms) > c.limits.MaxRooms {
+		return &wire.Error{Code: wire.TooManyRooms, Reason: fmt.Sprintf("a connection may be in %d rooms: it is in %d, and %d more were asked for",
+			c.limits.MaxRooms, have, len(rooms))}
+	}
+	for _, room := range rooms {
+		if err := subject.CheckRoom(room); err != nil {
+			return &wire.Error{Code: wire.BadRoom, Reason: err.Error()}
+		}
+		if err := c.maySubscribe(id, room); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// maySubscribe: a client with a token has exactly what the token grants, one
+// without has what the room's policy opens to everybody.
+func (c call) maySubscribe(id *Identity, room string) *wire.Error {
+	p := c.host.Policy(room)
+	switch {
+	case p == nil:
+		return notAllowed("no policy matches room %s", room)
+	case id != nil && !id.Grant.MaySubscribe(room):
+		return notAllowed("subscribe to %s is not granted by the token", room)
+	case id == nil && !p.Anonymous.Subscribe:
+		return notAllowed("subscribe to %s is not open to clients without a token", room)
+	}
+	return nil
+}
+
+func (c call) mayPublish(room string) *wire.Error {
+	p := c.host.Policy(room)
+	switch {
+	case p == nil:
+		return notAllowed("no policy matches room %s", room)
+	case !p.Publish:
+		return notAllowed("the policy of %s does not let clients publish", room)
+	case c.identity != nil && !c.identity.Grant.MayPublish(room):
+		return notAllowed("publish to %s is not granted", room)
+	case c.identity == nil && !p.Anonymous.Publish:
+		return notAllowed("publish to %s is not open to clients without a token", room)
+	}
+	return nil
+}
+
+func notAllowed(format, room string) *wire.Error {
+	return &wire.Error{Code: wire.NotAllowed, Reason: fmt.Sprintf(format, room)}
+}
+
+func positions(rooms []string) []wire.Position {
+	list := make([]wire.Position, len(rooms))
+	for i, r := range rooms {
+		list[i].Room = r
+	}
+	return list
+}
+
+// union appends to a copy of a what b has beside it, and drops repetitions.
+func union(a, b []string) []string {
+	seen := make(map[string]bool, len(a)+len(b))
+	list := make([]string, 0, len(a)+len(b))
+	for _, part := range [][]string{a, b} {
+		for _, s := range part {
+			if !seen[s] {
+				seen[s] = true
+				list = append(list, s)
+			}
+		}
+	}
+	return list
+}

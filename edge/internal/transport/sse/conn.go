@@ -1,0 +1,138 @@
+// Package sse is the server-sent-events transport: a connection that only
+// writes, on the same loop as all others (WHATWG HTML, server-sent events).
+package sse
+
+import (
+	"strconv"
+
+	"nabat/edge/internal/frame"
+	"nabat/edge/internal/loop"
+	"nabat/edge/internal/transport"
+	"nabat/proto/wire"
+)
+
+// Conn is one event stream with a session. Owner: the loop.
+type Conn struct {
+	transport.Link
+}
+
+var (
+	_ loop.Handler     = (*Conn)(nil)
+	_ transport.Owner  = (*Conn)(nil)
+	_ transport.Client = (*Conn)(nil)
+)
+
+// Head is the response head of an event stream. headers are whole lines without
+// their ends. No length and no chunks: the stream ends with the connection, and
+// so every member of a room can be sent the same bytes.
+func Head(headers ...string) []byte {
+	b := []byte("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n" +
+		"Cache-Control: no-store\r\nConnection: close\r\nX-Accel-Buffering: no\r\n")
+	for _, line := range headers {
+		b = append(append(b, line...), "\r\n"...)
+	}
+	return append(b, "\r\n"...)
+}
+
+// Start makes c serve the connection; head goes out with the turn.
+func (c *Conn) Start(env *transport.Env, ref loop.Ref, fd int, head []byte) {
+	c.Env = env
+	env.Writer.Open(&c.Out, ref, fd, false)
+	env.Counts.EventStreams.Add(1)
+	c.Heard()
+	env.Writer.Send(&c.Out, head)
+	env.Loop.WakeIn(ref, env.Limits.PingInterval)
+}
+
+// Ready implements loop.Handler. A client has nothing to say on an event
+// stream: what it sends is read and dropped, so that its end is seen.
+func (c *Conn) Ready(ev loop.Events) {
+	if ev.Writable() {
+		c.Env.Writer.Writable(&c.Out)
+	}
+	if ev.Readable() && !c.Out.Closed() && !c.Env.Read(&c.Out, ev, func([]byte) {}) {
+		c.end("gone")
+	}
+}
+
+// Wake implements loop.Handler. The comment line keeps proxies from closing a
+// quiet stream; a dead peer is found by TCP_USER_TIMEOUT once it is unanswered.
+func (c *Conn) Wake() {
+	if c.Closing {
+		c.end("")
+		return
+	}
+	c.SessionWake()
+	if c.Closing || c.Out.Closed() {
+		return
+	}
+	if c.Silence() >= c.Env.Limits.PingInterval {
+		c.Heard()
+		c.Env.Writer.Send(&c.Out, comment)
+	}
+	c.Env.Loop.WakeIn(c.Out.Ref(), c.Env.Limits.PingInterval-c.Silence())
+}
+
+var comment = []byte(":\n\n")
+
+// SendObject implements transport.Client: an event named after the object's
+// kind.
+func (c *Conn) SendObject(object []byte) {
+	if !c.Closing {
+		c.Env.Writer.Send(&c.Out, frame.AppendObjectEvent(make([]byte, 0, 2*len(object)+32), object))
+	}
+}
+
+// Encoding implements transport.Client.
+func (c *Conn) Encoding() frame.Encoding { return frame.EventStream }
+
+// Close implements transport.Client: an event named close with the code, and a
+// retry time that EventSource obeys when it comes back.
+func (c *Conn) Close(cl wire.Close) {
+	if !c.Begin(string(cl.Code)) {
+		return
+	}
+	b := append([]byte("event: close\nretry: "), strconv.Itoa(max(cl.RetryMS, 1000))...)
+	b = append(b, "\ndata: "...)
+	b = append(append(b, cl.Reason()...), "\n\n"...)
+	c.Env.Writer.Send(&c.Out, b)
+	c.Env.Writer.FlushOne(&c.Out)
+	c.Env.HalfClose(&c.Out)
+}
+
+// Drained implements transport.Owner.
+func (c *Conn) Drained() {
+	if c.Closing {
+		c.Env.HalfClose(&c.Out)
+	}
+}
+
+// Failed implements transport.Owner.
+func (c *Conn) Failed(error) { c.end("gone") }
+
+// Slow implements transport.Owner: what waits is given up for the goodbye.
+func (c *Conn) Slow() {
+	if c.Closing {
+		c.end("")
+		return
+	}
+	c.Env.Writer.GiveUp(&c.Out)
+	c.Close(wire.CloseSlow)
+}
+
+// Gapped implements transport.Owner.
+func (c *Conn) Gapped(rooms []uint32) {
+	if !c.Closing {
+		c.Env.Gap(c.Out.Ref(), rooms)
+	}
+}
+
+func (c *Conn) end(label string) {
+	if !c.Out.Closed() {
+		c.Env.Counts.EventStreams.Add(-1)
+		if c.Closing {
+			label = ""
+		}
+		c.End(label)
+	}
+}

@@ -1,0 +1,251 @@
+package edge
+
+import (
+	"fmt"
+	"strings"
+
+	"nabat/edge/internal/listen"
+	"nabat/edge/internal/session"
+	"nabat/edge/internal/transport/sse"
+	"nabat/edge/internal/transport/ws"
+	"nabat/proto/wire"
+)
+
+// router answers request heads: it is the worker as the listener sees it.
+// Token, origin, limits and sub-protocol are settled before the 101.
+type router worker
+
+var _ listen.Router = (*router)(nil)
+
+const (
+	protocolJSON  = "nabat.v1.json"
+	tokenProtocol = "nabat.token."
+)
+
+// help is the answer to every path that the edge does not serve.
+const help = "This is a Nabat edge: it carries messages, not pages.\n\n" +
+	"  WebSocket      new WebSocket(\"ws://HOST/ws?room=sports.news\")\n" +
+	"  event stream   curl -N \"http://HOST/sse?room=sports.news\"\n\n" +
+	"Messages come from NATS: nats pub room.sports.news '{\"title\":\"hello\"}'\n"
+
+// Serve implements listen.Router.
+func (r *router) Serve(h *listen.Handshake, head *listen.Head, rest []byte) {
+	if r.edge.draining.Load() {
+		h.Refuse(&wire.Error{Code: wire.Draining, Reason: "this node is stopping; try again", RetryMS: 1000})
+		return
+	}
+	switch path := string(head.Path); path {
+	case "/ws", "/sse", "/echo":
+		if path == "/echo" && !r.edge.cfg.Echo {
+			break
+		}
+		if string(head.Method) == "OPTIONS" {
+			r.preflight(h, head)
+			return
+		}
+		if string(head.Method) != "GET" {
+			h.Refuse(&wire.Error{Code: wire.MethodNotAllowed, Reason: path + " takes GET"}, "Allow: GET, OPTIONS")
+			return
+		}
+		r.serve(h, head, rest, path)
+		return
+	case "/":
+		h.Respond(200, "text/plain; charset=utf-8", []byte(help))
+		return
+	}
+	h.Refuse(&wire.Error{Code: wire.NotFound, Reason: "there is nothing at this path: use /ws?room=NAME for WebSockets, /sse?room=NAME for event streams"})
+}
+
+// request is what a client asked for, kept while its token is being checked.
+type request struct {
+	path     string
+	protocol string // selected sub-protocol, "" when none was offered
+	token    string
+	rooms    []string
+	cors     []string // response header lines
+	last     string   // why an EventSource came back, if it did
+}
+
+func (r *router) serve(h *listen.Handshake, head *listen.Head, rest []byte, path string) {
+	q, err := r.read(head, path)
+	if err == nil && path != "/sse" {
+		err = ws.Check(head)
+	}
+	if err != nil {
+		r.refuse(h, q, err)
+		return
+	}
+	if path == "/echo" {
+		r.upgradeEcho(h, head, rest)
+		return
+	}
+	if q.token == "" {
+		r.admit(h, head, rest, q, nil)
+		return
+	}
+	// A check in line answers before verify returns, and nothing is copied.
+	inline, answered := true, false
+	var heldHead *listen.Head
+	var heldRest []byte
+	(*worker)(r).verify(q.token, func(id *session.Identity, err *wire.Error) {
+		answered = true
+		useHead, useRest := head, rest
+		if !inline {
+			useHead, useRest = heldHead, heldRest
+		}
+		switch {
+		case !h.Open():
+		case err != nil:
+			r.refuse(h, q, err)
+		default:
+			r.admit(h, useHead, useRest, q, id)
+		}
+	})
+	if inline = false; !answered {
+		heldHead, heldRest = h.Hold(head, rest)
+	}
+}
+
+// read takes what the edge needs out of a request. The request it returns is
+// valid for refuse also when there is an error.
+func (r *router) read(head *listen.Head, path string) (request, *wire.Error) {
+	q := request{path: path}
+	origin, _ := head.Header("Origin")
+	host, _ := head.Header("Host")
+	ok, exact := r.edge.origins.allows(string(origin), string(host))
+	if !ok {
+		return q, &wire.Error{Code: wire.OriginNotAllowed, Reason: fmt.Sprintf("origin %q is not on the allow-list: add it to origins", clip(string(origin)))}
+	}
+	if len(origin) > 0 {
+		q.cors = []string{"Access-Control-Allow-Origin: " + string(origin), "Vary: Origin"}
+		if exact {
+			q.cors = append(q.cors, "Access-Control-Allow-Credentials: true")
+		}
+	}
+	if err := q.readProtocols(head); err != nil {
+		return q, err
+	}
+	rooms, qerr := head.QueryAll("room")
+	token, _, qerr2 := head.Query("token")
+	if qerr != nil || qerr2 != nil {
+		return q, &wire.Error{Code: wire.BadRequest, Reason: "the query holds a % that is not followed by two hexadecimal digits"}
+	}
+	q.rooms = rooms
+	if token != "" {
+		q.token = token
+	}
+	if q.token == "" {
+		if a, found := head.Header("Authorization"); found {
+			scheme, credentials, _ := strings.Cut(string(a), " ")
+			if !strings.EqualFold(scheme, "Bearer") || credentials == "" {
+				return q, &wire.Error{Code: wire.TokenMalformed, Reason: "Authorization must be \"Bearer TOKEN\""}
+			}
+			q.token = strings.TrimSpace(credentials)
+		}
+	}
+	if q.token == "" && exact {
+		q.token, _ = head.Cookie("nabat_token")
+	}
+	if path == "/sse" && len(q.rooms) == 0 && q.token == "" {
+		return q, &wire.Error{Code: wire.BadRequest, Reason: "an event stream needs at least one room: /sse?room=NAME"}
+	}
+	return q, nil
+}
+
+// readProtocols selects the sub-protocol and takes a token out of the offer.
+func (q *request) readProtocols(head *listen.Head) *wire.Error {
+	if q.path != "/ws" {
+		return nil
+	}
+	offered, known := 0, false
+	head.Tokens("Sec-WebSocket-Protocol", func(t []byte) bool {
+		offered++
+		switch s := string(t); {
+		case s == protocolJSON:
+			known = true
+		case strings.HasPrefix(s, tokenProtocol):
+			q.token = s[len(tokenProtocol):]
+		}
+		return true
+	})
+	switch {
+	case known:
+		q.protocol = protocolJSON
+	case offered == 1 && q.token != "":
+		return &wire.Error{Code: wire.BadSubprotocol, Reason: "offer \"nabat.v1.json\" beside the token: a browser fails the connection when the server selects none"}
+	case offered > 0:
+		return &wire.Error{Code: wire.BadSubprotocol, Reason: "none of the offered sub-protocols is served here: offer \"nabat.v1.json\", or none"}
+	}
+	return nil
+}
+
+// admit upgrades a client whose token, if any, is good.
+func (r *router) admit(h *listen.Handshake, head *listen.Head, rest []byte, q request, id *session.Identity) {
+	w := (*worker)(r)
+	probe := new(session.Session)
+	if err := probe.Admit(w, &w.limits, id, q.rooms); err != nil {
+		r.refuse(h, q, err)
+		return
+	}
+	if q.path == "/sse" {
+		c := new(sse.Conn)
+		c.Start(w.env, h.Ref(), h.Upgrade(c), sse.Head(q.cors...))
+		c.Session.Open(w, c.SessionRef(), &w.limits, id, q.rooms)
+		return
+	}
+	response, err := ws.Accept(head, q.protocol)
+	if err != nil {
+		r.refuse(h, q, &wire.Error{Code: wire.BadRequest, Reason: err.Error()})
+		return
+	}
+	c := new(ws.Conn)
+	c.Start(w.env, h.Ref(), h.Upgrade(c), response)
+	c.Session.Open(w, c.SessionRef(), &w.limits, id, q.rooms)
+	if len(rest) > 0 {
+		c.Feed(rest)
+	}
+}
+
+func (r *router) upgradeEcho(h *listen.Handshake, head *listen.Head, rest []byte) {
+	response, err := ws.Accept(head, "")
+	if err != nil {
+		h.Refuse(&wire.Error{Code: wire.BadRequest, Reason: err.Error()})
+		return
+	}
+	const maxEcho = 64 << 20
+	e := new(ws.Echo)
+	e.Start(r.env, h.Ref(), h.Upgrade(e), maxEcho, response)
+	e.Feed(rest)
+}
+
+// refuse answers with an HTTP status. An EventSource that must not come back is
+// told so in the only way it understands (WHATWG HTML: 204).
+func (r *router) refuse(h *listen.Handshake, q request, err *wire.Error) {
+	headers := q.cors
+	switch err.Code.HTTPStatus() {
+	case 401:
+		headers = append(headers, `WWW-Authenticate: Bearer realm="nabat"`)
+	case 426:
+		headers = append(headers, "Upgrade: websocket", "Sec-WebSocket-Version: 13")
+	}
+	h.Refuse(err, headers...)
+}
+
+func (r *router) preflight(h *listen.Handshake, head *listen.Head) {
+	origin, _ := head.Header("Origin")
+	host, _ := head.Header("Host")
+	ok, _ := r.edge.origins.allows(string(origin), string(host))
+	if !ok || len(origin) == 0 {
+		h.Refuse(&wire.Error{Code: wire.OriginNotAllowed, Reason: "this origin is not on the allow-list: add it to origins"})
+		return
+	}
+	h.Respond(204, "", nil, "Access-Control-Allow-Origin: "+string(origin), "Vary: Origin",
+		"Access-Control-Allow-Methods: GET", "Access-Control-Allow-Headers: Authorization, Last-Event-ID", "Access-Control-Max-Age: 600")
+}
+
+func clip(s string) string {
+	if len(s) > 100 {
+		return s[:100] + "…"
+	}
+	return s
+}
