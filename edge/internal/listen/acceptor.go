@@ -42,6 +42,7 @@ type Acceptor struct {
 	spare  int // a descriptor to give up when there are none left
 
 	// Owned by loop.
+	head  Head       // of the request that is being read
 	queue []loop.Ref // handshakes by age; finished ones are skipped
 	first int
 	open  bool

@@ -78,7 +78,7 @@ func (h *Handshake) feed(b []byte) {
 		h.buf = append(h.buf, b...)
 		b = h.buf
 	}
-	var head Head
+	head := &h.acceptor.head // parsed and answered within this call, or held as a copy
 	n, err := head.Parse(b, h.scanned, h.acceptor.limits.MaxHead)
 	switch {
 	case errors.Is(err, ErrMore):
@@ -93,7 +93,7 @@ func (h *Handshake) feed(b []byte) {
 		}
 		h.Refuse(refusal)
 	default:
-		h.acceptor.router.Serve(h, &head, b[n:])
+		h.acceptor.router.Serve(h, head, b[n:])
 	}
 }
 

@@ -1,0 +1,396 @@
+package ws
+
+import (
+	"encoding/binary"
+	"fmt"
+	"unicode/utf8"
+
+	"github.com/gobwas/ws"
+)
+
+// Op is a frame's opcode (RFC 6455 §5.2).
+type Op byte
+
+// The opcodes.
+const (
+	OpContinuation Op = 0x0
+	OpText         Op = 0x1
+	OpBinary       Op = 0x2
+	OpClose        Op = 0x8
+	OpPing         Op = 0x9
+	OpPong         Op = 0xA
+)
+
+func (o Op) control() bool { return o&0x8 != 0 }
+
+// Violation is how a client broke the protocol, and the close status that says
+// so (RFC 6455 §7.4.1).
+type Violation struct {
+	Status uint16
+	Reason string
+}
+
+// Label is the metric label of the violation.
+func (v *Violation) Label() string {
+	switch v.Status {
+	case 1007:
+		return "utf8"
+	case 1009:
+		return "too_large"
+	}
+	return "protocol"
+}
+
+func violation(format string, args ...any) *Violation {
+	return &Violation{1002, fmt.Sprintf(format, args...)}
+}
+
+// Sink takes what a Reader finds. Payloads are valid until the call returns.
+type Sink interface {
+	Message(text bool, payload []byte)
+	Ping(payload []byte)
+	Pong(payload []byte)
+	// Close gets status 0 when the frame carried none. Nothing follows it.
+	Close(status uint16, reason []byte)
+}
+
+// Reader reads the frames of one connection as their bytes arrive. The zero
+// value is ready, and between messages it holds nothing but a nil pointer.
+type Reader struct{ p *partial }
+
+// partial is what a Reader keeps of a frame or message that is not complete.
+type partial struct {
+	header   [maxHeader]byte // of a frame whose header is cut
+	have     int
+	frame    header // the frame whose payload is arriving; inFrame tells if there is one
+	inFrame  bool
+	got      int    // payload bytes of frame that have arrived
+	message  []byte // payload of the fragments so far
+	kind     Op     // of the fragmented message; 0 when there is none
+	tail     [utf8.UTFMax]byte
+	tailLen  int
+	control  []byte // payload of a control frame that is cut
+	paused   bool
+	finished bool // a close frame was read
+}
+
+// maxHeader is 2 bytes, an 8-byte length and a 4-byte mask (RFC 6455 §5.2).
+const maxHeader = 14
+
+type header struct {
+	op     Op
+	fin    bool
+	mask   [4]byte
+	length int
+}
+
+// Idle reports that no frame and no message is under way.
+func (r *Reader) Idle() bool { return r.p == nil }
+
+// Pause makes the Feed under way return after the present frame. For use by a
+// Sink.
+func (r *Reader) Pause() { r.need().paused = true }
+
+func (r *Reader) need() *partial {
+	if r.p == nil {
+		r.p = new(partial)
+	}
+	return r.p
+}
+
+// Feed reads the frames in buf, unmasking them in place, and hands complete
+// messages to s. Frames that lie whole in buf are not copied. maxMessage bounds
+// a message, fragments together. It returns how much of buf it took: all,
+// unless the sink paused it or the client broke the protocol.
+func (r *Reader) Feed(buf []byte, maxMessage int, s Sink) (consumed int, v *Violation) {
+	for consumed < len(buf) {
+		if r.p != nil && (r.p.finished || r.p.paused) {
+			break
+		}
+		n, v := r.step(buf[consumed:], maxMessage, s)
+		consumed += n
+		if v != nil {
+			return consumed, v
+		}
+	}
+	if p := r.p; p != nil {
+		if p.finished {
+			return len(buf), nil // what follows a close frame is not read (RFC 6455 §5.5.1)
+		}
+		p.paused = false
+		r.release()
+	}
+	return consumed, nil
+}
+
+// release gives up the partial state when there is nothing in it.
+func (r *Reader) release() {
+	p := r.p
+	if p.have == 0 && !p.inFrame && p.kind == 0 && !p.finished && !p.paused {
+		r.p = nil
+	}
+}
+
+// step takes one header or some payload off the front of buf.
+func (r *Reader) step(buf []byte, max int, s Sink) (int, *Violation) {
+	p := r.p
+	if p != nil && p.inFrame {
+		return r.payload(buf, s)
+	}
+	if p != nil && p.have > 0 {
+		return r.cutHeader(buf, max, s)
+	}
+	h, n, v := parseHeader(buf)
+	if v != nil {
+		return 0, v
+	}
+	if n == 0 {
+		p = r.need()
+		p.have = copy(p.header[:], buf)
+		return p.have, nil
+	}
+	if v := r.admit(h, max); v != nil {
+		return n, v
+	}
+	if whole := n + h.length; whole <= len(buf) && (h.op.control() || (h.fin && h.op != OpContinuation)) {
+		payload := buf[n:whole]
+		ws.Cipher(payload, h.mask, 0)
+		return whole, r.complete(h, payload, s)
+	}
+	r.begin(h, s)
+	return n, r.emptyFrame(s)
+}
+
+// cutHeader goes on with a header whose first bytes came earlier.
+func (r *Reader) cutHeader(buf []byte, max int, s Sink) (int, *Violation) {
+	p := r.p
+	n := copy(p.header[p.have:], buf)
+	h, size, v := parseHeader(p.header[:p.have+n])
+	if v != nil {
+		return 0, v
+	}
+	if size == 0 {
+		p.have += n
+		return n, nil
+	}
+	taken := size - p.have
+	p.have = 0
+	if v := r.admit(h, max); v != nil {
+		return taken, v
+	}
+	r.begin(h, s)
+	return taken, r.emptyFrame(s)
+}
+
+func (r *Reader) begin(h header, _ Sink) {
+	p := r.need()
+	p.frame, p.inFrame, p.got = h, true, 0
+	switch {
+	case h.op.control():
+		p.control = p.control[:0]
+	case h.op != OpContinuation:
+		p.kind, p.message, p.tailLen = h.op, nil, 0
+	}
+}
+
+// emptyFrame ends a frame that has no payload to wait for.
+func (r *Reader) emptyFrame(s Sink) *Violation {
+	if r.p.frame.length == 0 {
+		_, v := r.payload(nil, s)
+		return v
+	}
+	return nil
+}
+
+// admit checks a header against the state of the connection (RFC 6455 §5.4).
+func (r *Reader) admit(h header, max int) *Violation {
+	if h.op.control() {
+		return nil
+	}
+	open := r.p != nil && r.p.kind != 0
+	have := 0
+	switch {
+	case h.op == OpContinuation && !open:
+		return violation("a continuation frame without a message to continue")
+	case h.op != OpContinuation && open:
+		return violation("a new message began inside a fragmented one")
+	case open:
+		have = len(r.p.message)
+	}
+	if h.length > max-have {
+		return &Violation{1009, fmt.Sprintf("a message may have %d bytes", max)}
+	}
+	return nil
+}
+
+// payload takes payload bytes of the frame under way.
+func (r *Reader) payload(buf []byte, s Sink) (int, *Violation) {
+	p := r.p
+	n := min(len(buf), p.frame.length-p.got)
+	chunk := buf[:n]
+	ws.Cipher(chunk, p.frame.mask, p.got)
+	p.got += n
+	if p.frame.op.control() {
+		p.control = append(p.control, chunk...)
+	} else {
+		p.message = append(p.message, chunk...)
+		// §8.1: fail as soon as the bytes prove that this is not UTF-8.
+		if p.kind == OpText && !p.text(chunk) {
+			return n, &Violation{1007, "a text message is not UTF-8"}
+		}
+	}
+	if p.got < p.frame.length {
+		return n, nil
+	}
+	p.inFrame = false
+	if p.frame.op.control() {
+		return n, r.complete(p.frame, p.control, s)
+	}
+	if !p.frame.fin {
+		return n, nil
+	}
+	if p.kind == OpText && p.tailLen > 0 {
+		return n, &Violation{1007, "a text message ends inside a character"}
+	}
+	kind, message := p.kind, p.message
+	p.kind, p.message = 0, nil
+	s.Message(kind == OpText, message)
+	return n, nil
+}
+
+// text validates the next bytes of a text message, keeping a cut character.
+func (p *partial) text(b []byte) bool {
+	for p.tailLen > 0 && len(b) > 0 {
+		p.tail[p.tailLen] = b[0]
+		p.tailLen++
+		b = b[1:]
+		if utf8.FullRune(p.tail[:p.tailLen]) {
+			if r, size := utf8.DecodeRune(p.tail[:p.tailLen]); r == utf8.RuneError && size <= 1 {
+				return false
+			}
+			p.tailLen = 0
+		}
+	}
+	// Only the last three bytes can be the beginning of a cut character.
+	end := len(b)
+	for i := 1; i <= min(utf8.UTFMax-1, len(b)); i++ {
+		if c := b[len(b)-i]; utf8.RuneStart(c) {
+			if c >= utf8.RuneSelf && !utf8.FullRune(b[len(b)-i:]) {
+				end = len(b) - i
+			}
+			break
+		}
+	}
+	if !utf8.Valid(b[:end]) {
+		return false
+	}
+	p.tailLen += copy(p.tail[p.tailLen:], b[end:])
+	return true
+}
+
+// complete hands over a control frame, or a message that came in one frame.
+func (r *Reader) complete(h header, payload []byte, s Sink) *Violation {
+	switch h.op {
+	case OpText:
+		if !utf8.Valid(payload) {
+			return &Violation{1007, "a text message is not UTF-8"}
+		}
+		s.Message(true, payload)
+	case OpBinary:
+		s.Message(false, payload)
+	case OpPing:
+		s.Ping(payload)
+	case OpPong:
+		s.Pong(payload)
+	case OpClose:
+		return r.close(payload, s)
+	}
+	return nil
+}
+
+// close reads a close frame (RFC 6455 §5.5.1, §7.4).
+func (r *Reader) close(payload []byte, s Sink) *Violation {
+	r.need().finished = true
+	if len(payload) == 0 {
+		s.Close(0, nil)
+		return nil
+	}
+	if len(payload) == 1 {
+		return violation("a close frame with half a status code")
+	}
+	status, reason := binary.BigEndian.Uint16(payload), payload[2:]
+	if !validStatus(status) {
+		return violation("close status %d must not be sent", status)
+	}
+	if !utf8.Valid(reason) {
+		return &Violation{1007, "the reason of a close frame is not UTF-8"}
+	}
+	s.Close(status, reason)
+	return nil
+}
+
+// validStatus: RFC 6455 §7.4.2 and the IANA registry.
+func validStatus(s uint16) bool {
+	switch {
+	case s >= 1000 && s <= 1003, s >= 1007 && s <= 1014, s >= 3000 && s <= 4999:
+		return true
+	}
+	return false
+}
+
+// parseHeader reads a client's frame header; n is 0 when it is cut.
+func parseHeader(b []byte) (h header, n int, v *Violation) {
+	if len(b) < 2 {
+		if len(b) == 1 {
+			v = checkFirst(b[0])
+		}
+		return h, 0, v
+	}
+	if v := checkFirst(b[0]); v != nil {
+		return h, 0, v
+	}
+	h.op, h.fin = Op(b[0]&0x0f), b[0]&0x80 != 0
+	length, extra := int(b[1]&0x7f), 0
+	switch {
+	case b[1]&0x80 == 0:
+		return h, 0, violation("a client's frame must be masked (RFC 6455 §5.1)")
+	case h.op.control() && length > 125:
+		return h, 0, violation("a control frame has at most 125 bytes (RFC 6455 §5.5)")
+	case h.op.control() && !h.fin:
+		return h, 0, violation("a control frame must not be fragmented (RFC 6455 §5.5)")
+	case length == 126:
+		extra = 2
+	case length == 127:
+		extra = 8
+	}
+	n = 2 + extra + 4
+	if len(b) < n {
+		return h, 0, nil
+	}
+	switch extra {
+	case 2:
+		if length = int(binary.BigEndian.Uint16(b[2:])); length < 126 {
+			return h, 0, violation("the length is not in its shortest form (RFC 6455 §5.2)")
+		}
+	case 8:
+		wide := binary.BigEndian.Uint64(b[2:])
+		if wide>>63 != 0 || wide < 1<<16 {
+			return h, 0, violation("the 64-bit length is not in its shortest form, or negative (RFC 6455 §5.2)")
+		}
+		length = int(wide)
+	}
+	h.length = length
+	copy(h.mask[:], b[n-4:])
+	return h, n, nil
+}
+
+func checkFirst(b byte) *Violation {
+	if b&0x70 != 0 {
+		return violation("a reserved bit is set and no extension was negotiated (RFC 6455 §5.2)")
+	}
+	switch Op(b & 0x0f) {
+	case OpContinuation, OpText, OpBinary, OpClose, OpPing, OpPong:
+		return nil
+	}
+	return violation("opcode %d is reserved (RFC 6455 §5.2)", b&0x0f)
+}

@@ -1,0 +1,81 @@
+package ws
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/binary"
+	"io"
+	"unicode/utf8"
+
+	"github.com/gobwas/ws"
+
+	"nabat/edge/internal/frame"
+	"nabat/proto/wire"
+)
+
+// Request is what an upgrade needs of a request head.
+type Request interface {
+	Header(name string) ([]byte, bool)
+	Has(name, token string) bool
+	Count(name string) int
+	Bytes() []byte
+}
+
+// Check refuses what is no WebSocket handshake, and says how to fix it
+// (RFC 6455 §4.2.1).
+func Check(r Request) *wire.Error {
+	if !r.Has("Upgrade", "websocket") || !r.Has("Connection", "Upgrade") {
+		return &wire.Error{Code: wire.UpgradeRequired, Reason: "this path takes WebSocket handshakes: if a proxy is in front, it must pass on the Upgrade and Connection headers; for plain HTTP use /sse?room=NAME"}
+	}
+	if v, _ := r.Header("Sec-WebSocket-Version"); string(v) != "13" {
+		return &wire.Error{Code: wire.UpgradeRequired, Reason: "Sec-WebSocket-Version must be 13 (RFC 6455 §4.4)"}
+	}
+	key, _ := r.Header("Sec-WebSocket-Key")
+	raw, err := base64.StdEncoding.DecodeString(string(key))
+	if err != nil || len(raw) != 16 || r.Count("Sec-WebSocket-Key") != 1 {
+		return &wire.Error{Code: wire.BadRequest, Reason: "Sec-WebSocket-Key must be 16 bytes in base64, once (RFC 6455 §4.2.1)"}
+	}
+	return nil
+}
+
+// Accept makes the 101 response to a head that passed Check. protocol is the
+// sub-protocol that the caller selected out of the offer, empty for none.
+func Accept(r Request, protocol string) ([]byte, error) {
+	u := ws.Upgrader{}
+	if protocol != "" {
+		u.Protocol = func(p []byte) bool { return string(p) == protocol }
+	}
+	var out bytes.Buffer
+	_, err := u.Upgrade(struct {
+		io.Reader
+		io.Writer
+	}{bytes.NewReader(r.Bytes()), &out})
+	return out.Bytes(), err
+}
+
+// AppendFrame appends an unmasked, unfragmented frame (RFC 6455 §5.2).
+func AppendFrame(dst []byte, op Op, payload []byte) []byte {
+	return append(frame.AppendHeader(dst, byte(op), len(payload)), payload...)
+}
+
+// noStatus stands for a close frame without a status; it is never sent
+// (RFC 6455 §7.4.1).
+const noStatus = 1005
+
+// AppendCloseFrame appends a close frame. The reason is cut to what a control
+// frame holds, on a whole character.
+func AppendCloseFrame(dst []byte, status uint16, reason string) []byte {
+	if status == noStatus {
+		return AppendFrame(dst, OpClose, nil)
+	}
+	const most = 125 - 2
+	if len(reason) > most {
+		cut := most
+		for cut > 0 && !utf8.RuneStart(reason[cut]) {
+			cut--
+		}
+		reason = reason[:cut]
+	}
+	dst = frame.AppendHeader(dst, byte(OpClose), 2+len(reason))
+	return append(binary.BigEndian.AppendUint16(dst, status), reason...)
+}

@@ -1,0 +1,159 @@
+// Package bus is how edges and control use NATS: the names that both know, one
+// way to connect, and watches that survive outages.
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Names on the bus. proto/BUS.md describes each.
+const (
+	BucketConfig = "NABAT_CONFIG" // what every edge may read
+	KeyPolicies  = "policies"
+	KeyJWKS      = "jwks"
+
+	BucketKeys   = "NABAT_KEYS" // secrets: only edges and control may read
+	KeySymmetric = "keys"
+	KeySigning   = "signing" // only control may read
+
+	APIPrefix = "nabat.api."
+)
+
+// Headers of a published message.
+const (
+	HeaderEvent      = "Nabat-Event"
+	HeaderExclude    = "Nabat-Exclude"
+	HeaderKey        = "Nabat-Key"
+	HeaderUser       = "Nabat-User"
+	HeaderConnection = "Nabat-Connection"
+	HeaderBody       = "Nabat-Body"
+)
+
+// Options of a connection.
+type Options struct {
+	URL         string // one server or several, separated by commas
+	Credentials string // file; empty for none
+	Token       string
+	Name        string
+	Log         *slog.Logger
+}
+
+// Connect connects, trying until ctx ends, and stays connected for ever: it
+// reconnects with a pause and jitter, and buffers nothing meanwhile, so that
+// callers learn of an outage.
+func Connect(ctx context.Context, o Options, extra ...nats.Option) (*nats.Conn, error) {
+	log := o.Log
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	options := []nats.Option{
+		nats.Name(o.Name), nats.MaxReconnects(-1), nats.ReconnectBufSize(-1),
+		nats.PingInterval(5 * time.Second), nats.MaxPingsOutstanding(2), nats.Timeout(2 * time.Second),
+		nats.CustomReconnectDelay(func(attempts int) time.Duration {
+			return min(100*time.Millisecond<<min(attempts, 5), 2*time.Second)/2 + rand.N(100*time.Millisecond)
+		}),
+		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
+			log.Warn("NATS connection lost", "connection", o.Name, "error", err)
+		}),
+		nats.ReconnectHandler(func(nc *nats.Conn) {
+			log.Info("NATS connection is back", "connection", o.Name, "server", nc.ConnectedUrlRedacted())
+		}),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+			log.Warn("NATS reported an error", "connection", o.Name, "error", err)
+		}),
+	}
+	if o.Credentials != "" {
+		options = append(options, nats.UserCredentials(o.Credentials))
+	}
+	if o.Token != "" {
+		options = append(options, nats.Token(o.Token))
+	}
+	options = append(options, extra...)
+	for {
+		nc, err := nats.Connect(o.URL, options...)
+		if err == nil {
+			return nc, nil
+		}
+		if !errors.Is(err, nats.ErrNoServers) && !errors.Is(err, nats.ErrTimeout) {
+			return nil, fmt.Errorf("connect to NATS at %s: %w", o.URL, err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("connect to NATS at %s: %w (%w)", o.URL, err, context.Cause(ctx))
+		case <-time.After(200*time.Millisecond + rand.N(200*time.Millisecond)):
+		}
+	}
+}
+
+// EnsureBucket returns a key-value bucket, creating it if it is not there.
+func EnsureBucket(ctx context.Context, js jetstream.JetStream, bucket, description string, replicas int) (jetstream.KeyValue, error) {
+	kv, err := js.KeyValue(ctx, bucket)
+	if errors.Is(err, jetstream.ErrBucketNotFound) {
+		kv, err = js.CreateKeyValue(ctx, jetstream.KeyValueConfig{Bucket: bucket, Description: description,
+			History: 8, Storage: jetstream.FileStorage, Replicas: max(replicas, 1)})
+		if errors.Is(err, jetstream.ErrBucketExists) {
+			kv, err = js.KeyValue(ctx, bucket) // another replica was faster
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("bucket %s: %w", bucket, err)
+	}
+	return kv, nil
+}
+
+// Watch calls fn with the newest value of a key, at first and at every change,
+// until ctx ends. It waits for the bucket to appear and begins again after any
+// failure; fn may see a value twice. It blocks.
+func Watch(ctx context.Context, js jetstream.JetStream, bucket, key string, fn func(value []byte, revision uint64)) {
+	for ctx.Err() == nil {
+		// An error means an outage, or that control has not started yet: both
+		// pass, and readiness tells of them.
+		_ = watchOnce(ctx, js, bucket, key, fn)
+		select {
+		case <-ctx.Done():
+		case <-time.After(250*time.Millisecond + rand.N(250*time.Millisecond)):
+		}
+	}
+}
+
+// watchLife bounds one watch: a consumer that was lost unseen is replaced.
+const watchLife = time.Minute
+
+func watchOnce(ctx context.Context, js jetstream.JetStream, bucket, key string, fn func([]byte, uint64)) error {
+	ctx, cancel := context.WithTimeout(ctx, watchLife)
+	defer cancel()
+	kv, err := js.KeyValue(ctx, bucket)
+	if err != nil {
+		return err
+	}
+	w, err := kv.Watch(ctx, key)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = w.Stop() }()
+	closed := js.Conn().StatusChanged(nats.RECONNECTING, nats.CLOSED)
+	defer js.Conn().RemoveStatusListener(closed)
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-closed:
+			return errors.New("NATS connection lost")
+		case e, ok := <-w.Updates():
+			if !ok {
+				return errors.New("the watch ended")
+			}
+			if e != nil && e.Operation() == jetstream.KeyValuePut {
+				fn(e.Value(), e.Revision())
+			}
+		}
+	}
+}

@@ -1,0 +1,83 @@
+package ops
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+)
+
+func TestEndpoints(t *testing.T) {
+	var problem error
+	s, err := New(Options{Listen: "127.0.0.1:0", Registry: NewRegistry(), Ready: func() error { return problem }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	get := func(path string) (int, string) {
+		r, err := http.Get("http://" + s.Addr() + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = r.Body.Close() }()
+		b, err := io.ReadAll(r.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r.StatusCode, string(b)
+	}
+	if status, body := get("/healthz"); status != 200 || body != "ok\n" {
+		t.Errorf("healthz: %d %q", status, body)
+	}
+	if status, _ := get("/readyz"); status != 200 {
+		t.Errorf("readyz: %d", status)
+	}
+	problem = errors.Join(errors.New("no keys"), errors.New("no policies"))
+	if status, body := get("/readyz"); status != 503 || body != "no keys\nno policies\n" {
+		t.Errorf("readyz: %d %q", status, body)
+	}
+	if status, body := get("/metrics"); status != 200 || !strings.Contains(body, "go_goroutines") {
+		t.Errorf("metrics: %d", status)
+	}
+	if status, _ := get("/debug/pprof/"); status != 200 {
+		t.Errorf("pprof: %d", status)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestATakenPortIsAnError(t *testing.T) {
+	s, err := New(Options{Listen: "127.0.0.1:0", Registry: NewRegistry()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = s.listener.Close() }()
+	if _, err := New(Options{Listen: s.Addr(), Registry: NewRegistry()}); err == nil || !strings.Contains(err.Error(), "operations port") {
+		t.Fatalf("got %v", err)
+	}
+}
+
+func TestNewLogger(t *testing.T) {
+	var b bytes.Buffer
+	log, err := NewLogger(&b, "warn", "json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	log.Info("quiet")
+	log.Warn("loud")
+	if strings.Contains(b.String(), "quiet") || !strings.Contains(b.String(), `"msg":"loud"`) {
+		t.Fatalf("got %q", b.String())
+	}
+	for want, c := range map[string][2]string{"log_level": {"loud", "text"}, "log_format": {"info", "xml"}} {
+		if _, err := NewLogger(&b, c[0], c[1]); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v: %v", c, err)
+		}
+	}
+}
