@@ -263,7 +263,6 @@ func (e *Edge) close() {
 			e.log.Warn("loop did not close", "error", err)
 		}
 	}
-	e.workers = nil
 	if e.control != nil {
 		e.control.Close()
 	}

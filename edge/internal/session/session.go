@@ -5,6 +5,7 @@ package session
 
 import (
 	"fmt"
+	"slices"
 
 	"nabat/proto/grant"
 	"nabat/proto/policy"
@@ -229,31 +230,28 @@ func (c call) join(rooms []string, done func([]string, *wire.Error)) {
 	}
 	left := len(rooms)
 	var failed *wire.Error
-	var in, fresh []string
+	var cancelled, added []string
 	for _, room := range rooms {
 		c.expect(room, 1)
 		c.host.Join(c.ref, room, func(joined bool, err *wire.Error) {
-			cancelled := c.expect(room, -1)
-			switch {
+			switch gone := c.expect(room, -1); {
 			case err != nil:
 				failed = err
-			case cancelled:
+			case gone:
 				c.host.Leave(c.ref, room)
-			default:
-				in = append(in, room)
-				if joined {
-					fresh = append(fresh, room)
-				}
+				cancelled = append(cancelled, room)
+			case joined:
+				added = append(added, room)
 			}
 			if left--; left > 0 || c.state == closed {
 				return
 			}
 			if failed != nil {
-				for _, room := range fresh {
+				for _, room := range added {
 					c.host.Leave(c.ref, room)
 				}
 			}
-			done(in, failed)
+			done(without(rooms, cancelled), failed)
 		})
 	}
 }
@@ -346,6 +344,14 @@ func positions(rooms []string) []wire.Position {
 		list[i].Room = r
 	}
 	return list
+}
+
+// without is list less those in gone, in the same order.
+func without(list, gone []string) []string {
+	if len(gone) == 0 {
+		return list
+	}
+	return slices.DeleteFunc(slices.Clone(list), func(s string) bool { return slices.Contains(gone, s) })
 }
 
 // union appends to a copy of a what b has beside it, and drops repetitions.
