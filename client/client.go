@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -63,7 +64,8 @@ type Conn struct {
 	// Owned by the reader until done is closed, constant after.
 	err *CloseError
 
-	closing   chan struct{} // closed by Close
+	unasked   chan wire.Connected // at most one
+	closing   chan struct{}       // closed by Close
 	closeOnce sync.Once
 
 	// writeMu guards writes to conn.
@@ -98,29 +100,55 @@ func Dial(ctx context.Context, address string, o Options) (*Conn, error) {
 	}
 	c := &Conn{
 		conn: conn, options: o, events: make(chan Event, o.Queue), done: make(chan struct{}), closing: make(chan struct{}),
-		waiting: make(map[uint64]chan *inbound),
+		waiting: make(map[uint64]chan *inbound), unasked: make(chan wire.Connected, 1),
 	}
 	c.lastRead.Store(time.Now().UnixNano())
 	go c.read(buffered)
 	go c.watch()
-	request := map[string]any{}
-	if len(o.Rooms) > 0 {
-		request["rooms"] = requests(o.Rooms)
-	}
-	if o.Previous != "" {
-		request["previous"] = o.Previous
-	}
-	reply, err := c.do(ctx, "connect", request)
-	if err != nil {
+	if err := c.connect(ctx); err != nil {
 		c.Close()
 		return nil, err
 	}
+	return c, nil
+}
+
+// connect is the first command. Where the token joins rooms by itself the edge
+// has connected already, says so, and the rooms are joined by a second one.
+func (c *Conn) connect(ctx context.Context) error {
+	request := map[string]any{}
+	if len(c.options.Rooms) > 0 {
+		request["rooms"] = requests(c.options.Rooms)
+	}
+	if c.options.Previous != "" {
+		request["previous"] = c.options.Previous
+	}
+	reply, err := c.do(ctx, "connect", request)
+	var refused *wire.Error
+	if errors.As(err, &refused) && refused.Code == wire.AlreadyConnected {
+		select {
+		case c.connected = <-c.unasked: // it came before the refusal
+		default:
+			return err
+		}
+		if len(c.options.Rooms) == 0 {
+			return nil
+		}
+		more, err := c.Subscribe(ctx, c.options.Rooms...)
+		for _, p := range more {
+			if !slices.Contains(c.connected.Rooms, p) {
+				c.connected.Rooms = append(c.connected.Rooms, p)
+			}
+		}
+		return err
+	}
+	if err != nil {
+		return err
+	}
 	if reply.Connected == nil {
-		c.Close()
-		return nil, fmt.Errorf("connect: the server answered %s", reply.raw)
+		return fmt.Errorf("connect: the server answered %s", reply.raw)
 	}
 	c.connected = *reply.Connected
-	return c, nil
+	return nil
 }
 
 func upgrade(ctx context.Context, target *url.URL, o Options) (net.Conn, *bufio.Reader, error) {

@@ -533,6 +533,12 @@ func TestKeeperEnds(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 	})
+	t.Run("when the address is none", func(t *testing.T) {
+		err := client.Keeper{Address: "ftp://x", Options: options}.Run(limit(t), drained)
+		if want := `edge address "ftp://x": the scheme must be ws, wss, http or https`; err == nil || err.Error() != want {
+			t.Errorf("got %v", err)
+		}
+	})
 	t.Run("when there is no token", func(t *testing.T) {
 		mine := errors.New("no token")
 		k := client.Keeper{Address: "127.0.0.1:1", Options: func(context.Context) (client.Options, error) { return client.Options{}, mine }}
@@ -546,7 +552,8 @@ func TestKeeperEnds(t *testing.T) {
 			_, _ = w.Write(wire.AppendError(nil, nil, &wire.Error{Code: wire.NotAllowed, Reason: "no"}))
 		}))
 		t.Cleanup(s.Close)
-		if err := (client.Keeper{Address: s.URL, Options: options}).Run(limit(t), drained); err == nil || err.Error() != "not_allowed: no" {
+		err := client.Keeper{Address: s.URL, Options: options}.Run(limit(t), drained)
+		if err == nil || err.Error() != "not_allowed: no" {
 			t.Errorf("got %v", err)
 		}
 	})

@@ -29,6 +29,9 @@ const (
 // It returns when ctx ends, when use returns though the connection lives, or
 // when the server said not to come back.
 func (k Keeper) Run(ctx context.Context, use func(*Conn) error) error {
+	if _, _, err := parseAddress(k.Address); err != nil {
+		return err
+	}
 	previous, backoff := "", firstWait
 	for {
 		began := time.Now()

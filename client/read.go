@@ -163,6 +163,13 @@ func (c *Conn) handle(text []byte) error {
 	if in.Ping != nil {
 		return c.write(ws.OpText, []byte(`{"pong":{}}`))
 	}
+	if in.Connected != nil {
+		select {
+		case c.unasked <- *in.Connected:
+		default: // an edge connects once
+		}
+		return nil
+	}
 	event, ok := in.event()
 	if !ok {
 		return nil // a later version of the protocol says more

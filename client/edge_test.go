@@ -1,0 +1,240 @@
+package client_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"nabat/client"
+	"nabat/edge"
+	"nabat/internal/auth"
+	"nabat/internal/bus"
+	"nabat/internal/natsdev"
+	"nabat/proto/grant"
+	"nabat/proto/policy"
+	"nabat/proto/wire"
+)
+
+// realEdges are edges on an embedded NATS server with one key.
+type realEdges struct {
+	t    *testing.T
+	nats *natsdev.Server
+	nc   *nats.Conn
+	key  *auth.SigningKey
+}
+
+func newEdges(t *testing.T) *realEdges {
+	t.Helper()
+	server, err := natsdev.Start(natsdev.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(server.Shutdown)
+	nc, err := bus.Connect(t.Context(), bus.Options{URL: server.URL(), Name: "test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	key, err := auth.GenerateHS256("h")
+	if err != nil {
+		t.Fatal(err)
+	}
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range []struct {
+		bucket, key string
+		value       []byte
+	}{
+		{bus.BucketConfig, bus.KeyPolicies, policy.Dev().Encode()},
+		{bus.BucketConfig, bus.KeyJWKS, auth.EncodeJWKS()},
+		{bus.BucketKeys, bus.KeySymmetric, auth.EncodeSymmetric(key)},
+	} {
+		kv, err := bus.EnsureBucket(t.Context(), js, d.bucket, "", 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := kv.Put(t.Context(), d.key, d.value); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return &realEdges{t, server, nc, key}
+}
+
+// start runs an edge and returns when it is ready.
+func (r *realEdges) start(listen string) (address string, stop func()) {
+	r.t.Helper()
+	cfg := edge.Defaults()
+	cfg.Listen, cfg.NATSURL, cfg.Node, cfg.Drain = listen, r.nats.URL(), "edge-0", 50*time.Millisecond
+	e, err := edge.New(cfg, slog.New(slog.DiscardHandler), nil)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- e.Run(ctx) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			r.t.Error(err)
+		}
+	})
+	r.t.Cleanup(stop)
+	deadline := time.After(20 * time.Second)
+	for e.Ready() != nil {
+		select {
+		case <-deadline:
+			r.t.Fatalf("the edge is not ready: %v", e.Ready())
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+	return e.Addr(), stop
+}
+
+func (r *realEdges) token(ttl time.Duration, g *grant.Grant) string {
+	r.t.Helper()
+	token, err := auth.Sign(r.key, auth.Claims{User: "alice", Expires: time.Now().Add(ttl), Grant: g})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return token
+}
+
+// next is the next message, without its raw form.
+func next(t *testing.T, c *client.Conn) *wire.Message {
+	t.Helper()
+	select {
+	case e := <-c.Events():
+		if e.Message == nil {
+			t.Fatalf("not a message: %s, %v", e.Raw, c.Err())
+		}
+		return e.Message
+	case <-time.After(20 * time.Second):
+		t.Fatal("no message")
+		return nil
+	}
+}
+
+func TestWithARealEdge(t *testing.T) {
+	r := newEdges(t)
+	address, _ := r.start("127.0.0.1:0")
+	token := r.token(time.Hour, &grant.Grant{Subscribe: []string{"chat.*"}, Publish: []string{"chat.42"}, Rooms: []string{"user.alice"}})
+	c := dial(t, address, client.Options{Token: token, Rooms: []string{"chat.42"}})
+	got := c.Connected()
+	if got.User != "alice" || got.Node != "edge-0" || got.Expires == 0 || got.Session == "" || len(got.Rooms) != 2 {
+		t.Fatalf("connected: %+v", got)
+	}
+	if _, err := c.Subscribe(limit(t), "chat.1"); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range []wire.Publication{
+		{Room: "chat.42", Kind: wire.Data, Body: []byte(`{"n":1}`), Event: "said"},
+		{Room: "chat.42", Kind: wire.Text, Body: []byte("two\nlines")},
+		{Room: "chat.42", Kind: wire.Binary, Body: []byte{0, 255}},
+	} {
+		if _, err := c.Publish(limit(t), p); err != nil {
+			t.Fatal(err)
+		}
+		want := &wire.Message{Room: "chat.42", Kind: p.Kind, Body: p.Body, Event: p.Event, User: "alice"}
+		if diff := cmp.Diff(want, next(t, c)); diff != "" {
+			t.Errorf("message (-want +got):\n%s", diff)
+		}
+	}
+	if err := r.nc.Publish("room.user.alice", []byte("for you")); err != nil {
+		t.Fatal(err)
+	}
+	if m := next(t, c); m.Room != "user.alice" || string(m.Body) != "for you" {
+		t.Errorf("got %+v", m)
+	}
+	var refused *wire.Error
+	if _, err := c.Publish(limit(t), wire.Publication{Room: "chat.1", Body: []byte("1")}); !errors.As(err, &refused) || refused.Code != wire.NotAllowed {
+		t.Errorf("publish without a grant: %v", err)
+	}
+	if err := c.Auth(limit(t), r.token(time.Hour, &grant.Grant{Subscribe: []string{"chat.*"}, Publish: []string{"chat.*"}})); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Publish(limit(t), wire.Publication{Room: "chat.1", Body: []byte("1")}); err != nil {
+		t.Errorf("publish with the new token: %v", err)
+	}
+	if err := c.Unsubscribe(limit(t), "chat.42"); err != nil {
+		t.Error(err)
+	}
+	c.Close()
+	if err := c.Err(); !errors.Is(err, client.ErrClosed) {
+		t.Errorf("ended with %v", err)
+	}
+}
+
+func TestRefusalsOfARealEdge(t *testing.T) {
+	r := newEdges(t)
+	address, _ := r.start("127.0.0.1:0")
+	for rule, c := range map[string]struct {
+		address string
+		options client.Options
+		code    wire.Code
+	}{
+		"a token that expired":          {address, client.Options{Token: r.token(-time.Hour, nil)}, wire.TokenExpired},
+		"a token that is none":          {address, client.Options{Token: "x"}, wire.TokenMalformed},
+		"a room that is not granted":    {address, client.Options{Token: r.token(time.Hour, &grant.Grant{}), Rooms: []string{"a"}}, wire.NotAllowed},
+		"a room that breaks a rule":     {address, client.Options{Rooms: []string{"a..b"}}, wire.BadRoom},
+		"a path where there is nothing": {address + "/nothing", client.Options{}, wire.NotFound},
+	} {
+		_, err := client.Dial(limit(t), c.address, c.options)
+		var refused *wire.Error
+		if !errors.As(err, &refused) || refused.Code != c.code {
+			t.Errorf("%s: got %v, want %s", rule, err, c.code)
+		}
+	}
+}
+
+// A rolling deploy as a client sees it: the edge drains and another takes over.
+func TestKeeperSurvivesTheRestartOfAnEdge(t *testing.T) {
+	r := newEdges(t)
+	address, stop := r.start("127.0.0.1:0")
+	told := make(chan error, 100)
+	k := client.Keeper{
+		Address: address,
+		Options: func(context.Context) (client.Options, error) {
+			return client.Options{Rooms: []string{"a"}}, nil
+		},
+		Retrying: func(err error, _ time.Duration) { told <- err },
+	}
+	connected := make(chan string, 10)
+	enough := errors.New("enough")
+	ended := make(chan error, 1)
+	go func() {
+		ended <- k.Run(limit(t), func(c *client.Conn) error {
+			connected <- c.Connected().Session
+			for e := range c.Events() {
+				if e.Message != nil && string(e.Message.Body) == "2" {
+					return enough
+				}
+			}
+			return nil
+		})
+	}()
+	first := <-connected
+	stop()
+	var closed *client.CloseError
+	if err := <-told; !errors.As(err, &closed) || closed.Status != 4200 || closed.Code != wire.Drain {
+		t.Errorf("the end of the first connection: %v", err)
+	}
+	r.start(address)
+	if second := <-connected; second == first {
+		t.Errorf("session %s twice", second)
+	}
+	if err := r.nc.Publish("room.a", []byte("2")); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; !errors.Is(err, enough) {
+		t.Errorf("ended with %v", err)
+	}
+}
