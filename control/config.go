@@ -1,0 +1,114 @@
+package control
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"time"
+)
+
+// Config is everything that can be set for one control service. Every field is
+// a flag, an environment variable NABAT_… and a key of the configuration file.
+type Config struct {
+	// Listen serves the HTTP API and the pages. A host and a port.
+	Listen string `config:"listen" help:"address of the HTTP API and the pages, host:port"`
+	// OpsListen serves health, readiness, metrics and profiles. Empty: not served.
+	OpsListen string `config:"ops_listen" help:"address of the operations port (health, metrics, pprof); empty for none"`
+
+	// NATSURL names the servers, separated by commas.
+	NATSURL string `config:"nats_url" help:"NATS servers, comma separated"`
+	// NATSCredentials is a credentials file (JWT and nkey seed).
+	NATSCredentials string `config:"nats_credentials" help:"file with NATS credentials"`
+	// NATSToken authenticates at NATS.
+	NATSToken string `config:"nats_token" help:"NATS token" secret:"true"`
+	// SubjectPrefix stands before the room in subjects.
+	SubjectPrefix string `config:"subject_prefix" help:"subject prefix of rooms"`
+	// Replicas of the key-value buckets in NATS. Default 1; 3 in production.
+	Replicas int `config:"replicas" help:"copies of configuration and keys in NATS (1, 3 or 5)"`
+
+	// Policies is the YAML file with the policies of rooms.
+	Policies string `config:"policies" help:"YAML file with the policies of rooms"`
+	// APIKey opens the HTTP API; APIKeyFile holds it in a file.
+	APIKey     string `config:"api_key" help:"key of the HTTP API" secret:"true"`
+	APIKeyFile string `config:"api_key_file" help:"file with the key of the HTTP API"`
+	// TokenTTL is the life of a token whose request names none. Default 1 h.
+	TokenTTL time.Duration `config:"token_ttl" help:"life of a token whose request names none"`
+	// MaxTokenTTL bounds what a request may name. Default 30 days.
+	MaxTokenTTL time.Duration `config:"max_token_ttl" help:"longest life of a token"`
+	// Issuer and Audience are written into tokens, when set.
+	Issuer   string `config:"issuer" help:"issuer written into tokens (iss)"`
+	Audience string `config:"audience" help:"audience written into tokens (aud)"`
+	// EdgeURL is where the pages find an edge. Empty: this host, port 8080.
+	EdgeURL string `config:"edge_url" help:"where the pages find an edge, such as https://edge.example.com; this host at port 8080 when empty"`
+	// Dev opens the API without a key on a loopback address, and lets everybody
+	// do everything where no policies are given.
+	Dev bool `config:"dev" help:"development: open API on a loopback address, open policies when none are given"`
+
+	// LogLevel is debug, info, warn or error; LogFormat is text or json.
+	LogLevel  string `config:"log_level" help:"debug, info, warn or error"`
+	LogFormat string `config:"log_format" help:"text or json"`
+}
+
+// Defaults returns the configuration of a control that was told nothing.
+func Defaults() Config {
+	return Config{Listen: "127.0.0.1:8090", OpsListen: "127.0.0.1:9091", NATSURL: "nats://127.0.0.1:4222", SubjectPrefix: "room.",
+		Replicas: 1, TokenTTL: time.Hour, MaxTokenTTL: 30 * 24 * time.Hour, LogLevel: "info", LogFormat: "text"}
+}
+
+// Check reports the first setting that cannot work, by its key.
+func (c *Config) Check() error {
+	switch {
+	case c.Listen == "":
+		return errors.New("listen is empty: give host:port, or :port for every address")
+	case c.NATSURL == "":
+		return errors.New("nats_url is empty: give at least one server, such as nats://127.0.0.1:4222")
+	case c.Replicas != 1 && c.Replicas != 3 && c.Replicas != 5:
+		return fmt.Errorf("replicas is %d: must be 1, 3 or 5", c.Replicas)
+	case c.TokenTTL < time.Second || c.TokenTTL > c.MaxTokenTTL:
+		return fmt.Errorf("token_ttl is %s: must be 1s to max_token_ttl (%s)", c.TokenTTL, c.MaxTokenTTL)
+	case c.APIKey != "" && c.APIKeyFile != "":
+		return errors.New("api_key and api_key_file are both given: give one")
+	}
+	return nil
+}
+
+// minKeyBytes keeps people from guarding an API with "admin".
+const minKeyBytes = 16
+
+// apiKey is the key that callers must show; empty means that none is needed.
+func (c *Config) apiKey() (string, error) {
+	key := c.APIKey
+	if c.APIKeyFile != "" {
+		data, err := os.ReadFile(c.APIKeyFile)
+		if err != nil {
+			return "", fmt.Errorf("api_key_file: %w", err)
+		}
+		if key = strings.TrimSpace(string(data)); key == "" {
+			return "", fmt.Errorf("api_key_file %s is empty", c.APIKeyFile)
+		}
+	}
+	switch {
+	case key == "" && c.Dev && loopback(c.Listen):
+		return "", nil
+	case key == "":
+		return "", errors.New("the HTTP API needs a key: give api_key_file or api_key (only dev on a loopback address goes without)")
+	case len(key) < minKeyBytes:
+		return "", fmt.Errorf("the API key has %d bytes: at least %d", len(key), minKeyBytes)
+	}
+	return key, nil
+}
+
+func loopback(address string) bool {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return false
+	}
+	if host == "localhost" {
+		return true
+	}
+	ip, err := netip.ParseAddr(host)
+	return err == nil && ip.IsLoopback()
+}

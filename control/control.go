@@ -1,0 +1,211 @@
+// Package control is the service that decides: it makes keys and tokens,
+// publishes policies to the edges, and answers the API over NATS and HTTP. What
+// it knows lies in NATS: any number of replicas may run, and none has anything
+// to lose.
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"nabat/control/internal/api"
+	"nabat/control/internal/console"
+	"nabat/control/internal/metrics"
+	"nabat/control/internal/policies"
+	"nabat/control/internal/tokens"
+	"nabat/internal/bus"
+	"nabat/proto/policy"
+)
+
+// Control is one replica.
+type Control struct {
+	// Set at creation, never changed.
+	cfg      Config
+	log      *slog.Logger
+	nc       *nats.Conn
+	js       jetstream.JetStream
+	listener net.Listener
+	tokens   *tokens.Issuer
+	policies *policies.Publisher
+	api      *api.API
+	http     http.Server
+
+	state atomic.Pointer[error] // why it is not ready; points to nil when it is
+}
+
+// New opens the listening socket and connects to NATS. A nil registry serves no
+// metrics. Call Run to serve.
+func New(cfg Config, log *slog.Logger, reg *prometheus.Registry) (*Control, error) {
+	if err := cfg.Check(); err != nil {
+		return nil, err
+	}
+	key, err := cfg.apiKey()
+	if err != nil {
+		return nil, err
+	}
+	if key == "" {
+		log.Warn("the HTTP API is open to every program on this machine: development only", "address", cfg.Listen)
+	}
+	initial, err := LoadPolicies(cfg.Policies, cfg.Dev)
+	if err != nil {
+		return nil, err
+	}
+	c := &Control{cfg: cfg, log: log}
+	starting := errors.New("control: starting")
+	c.state.Store(&starting)
+	if c.listener, err = net.Listen("tcp", cfg.Listen); err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", cfg.Listen, err)
+	}
+	if err := c.open(key, initial, reg); err != nil {
+		c.close()
+		return nil, err
+	}
+	return c, nil
+}
+
+func (c *Control) open(key string, initial *policy.Set, reg *prometheus.Registry) (err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	if c.nc, err = bus.Connect(ctx, bus.Options{URL: c.cfg.NATSURL, Credentials: c.cfg.NATSCredentials, Token: c.cfg.NATSToken,
+		Name: "nabat-control", Log: c.log}); err != nil {
+		return err
+	}
+	if c.js, err = jetstream.New(c.nc); err != nil {
+		return fmt.Errorf("jetstream: %w", err)
+	}
+	counts := metrics.New()
+	if reg != nil {
+		if err := counts.Register(reg); err != nil {
+			return fmt.Errorf("metrics: %w", err)
+		}
+	}
+	c.tokens = tokens.New(tokens.Options{TTL: c.cfg.TokenTTL, MaxTTL: c.cfg.MaxTokenTTL, Issuer: c.cfg.Issuer, Audience: c.cfg.Audience})
+	c.policies = policies.New(initial, c.log)
+	c.api = api.New(api.Options{Tokens: c.tokens, Policies: c.policies, NATS: c.nc, Prefix: c.cfg.SubjectPrefix, Key: key, Counts: counts, Log: c.log})
+	pages := http.NewServeMux()
+	pages.Handle("/v1/", c.api.HTTP())
+	pages.Handle("/openapi.yaml", c.api.HTTP())
+	pages.Handle("/", console.Handler(console.Options{EdgeURL: c.cfg.EdgeURL}))
+	c.http = http.Server{Handler: pages, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second,
+		WriteTimeout: time.Minute, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10,
+		ErrorLog: slog.NewLogLogger(c.log.Handler(), slog.LevelDebug)}
+	return nil
+}
+
+// LoadPolicies reads a policy file; without one the set is open in development
+// and closed otherwise.
+func LoadPolicies(file string, dev bool) (*policy.Set, error) {
+	switch {
+	case file != "":
+		return policies.ReadFile(file)
+	case dev:
+		return policy.Dev(), nil
+	}
+	return policy.Production(), nil
+}
+
+// Run serves until ctx ends, then answers what it began and returns nil.
+func (c *Control) Run(ctx context.Context) error {
+	defer c.close()
+	inner, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	service, err := c.api.Serve()
+	if err != nil {
+		return err
+	}
+	// An error here means that NATS is gone, and the service with it.
+	defer func() { _ = service.Stop() }()
+	wg.Go(func() { c.prepare(inner) })
+	served := make(chan error, 1)
+	go func() { served <- c.http.Serve(c.listener) }()
+	c.log.Info("control serves", "address", c.Addr())
+	select {
+	case err := <-served:
+		return fmt.Errorf("serve HTTP: %w", err)
+	case <-ctx.Done():
+	}
+	grace, done := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer done()
+	if err := c.http.Shutdown(grace); err != nil {
+		_ = c.http.Close()
+	}
+	return nil
+}
+
+// prepare puts keys and policies where the edges find them, trying until it
+// succeeds, and then follows the policy file.
+func (c *Control) prepare(ctx context.Context) {
+	for {
+		err := c.publish(ctx)
+		if err == nil {
+			break
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		problem := fmt.Errorf("control: %w", err)
+		c.state.Store(&problem)
+		c.log.Warn("keys and policies are not published yet", "error", err)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(500 * time.Millisecond):
+		}
+	}
+	c.state.Store(new(error))
+	if c.cfg.Policies != "" {
+		c.policies.Follow(ctx, c.cfg.Policies)
+	}
+}
+
+func (c *Control) publish(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	config, err := bus.EnsureBucket(ctx, c.js, bus.BucketConfig, "Nabat: policies and public keys", c.cfg.Replicas)
+	if err != nil {
+		return err
+	}
+	secrets, err := bus.EnsureBucket(ctx, c.js, bus.BucketKeys, "Nabat: secret keys", c.cfg.Replicas)
+	if err != nil {
+		return err
+	}
+	if err := c.tokens.Prepare(ctx, config, secrets); err != nil {
+		return err
+	}
+	return c.policies.Publish(ctx, config)
+}
+
+// Ready says why the service should not be asked, nil when it should. Safe from
+// any goroutine.
+func (c *Control) Ready() error {
+	if err := *c.state.Load(); err != nil {
+		return err
+	}
+	if !c.nc.IsConnected() {
+		return errors.New("control: NATS is not connected")
+	}
+	return nil
+}
+
+// Addr is the address of the HTTP API, host:port.
+func (c *Control) Addr() string { return c.listener.Addr().String() }
+
+func (c *Control) close() {
+	_ = c.listener.Close()
+	if c.nc != nil {
+		c.nc.Close()
+	}
+}
