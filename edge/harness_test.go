@@ -224,7 +224,7 @@ func (c *client) wantClose(status int, reason string) {
 		}
 		var closed wsutil.ClosedError
 		if !errors.As(err, &closed) || int(closed.Code) != status || !strings.Contains(closed.Reason, reason) {
-			c.t.Fatalf("got %q, %v; want close %d %s", got, err, status, reason)
+			c.t.Fatalf("got %.120q, %v; want close %d %s", got, err, status, reason)
 		}
 		return
 	}
