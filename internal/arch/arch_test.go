@@ -1,0 +1,119 @@
+package arch_test
+
+import (
+	"os"
+	"testing"
+
+	"nabat/internal/arch"
+)
+
+// table says what each package is and which packages of this module it may
+// import. Arrows point down: mains, then the wiring of edge and control, then
+// transports, hub and upstream, then loop, outq and session, then resume and
+// frame, then proto. A new package is a new line here.
+var table = []arch.Package{
+	// The contract. It imports nothing but itself.
+	{Path: "proto", Why: "the texts of the contract, as files"},
+	{Path: "proto/subject", Why: "room names and patterns: the ground everything stands on"},
+	{Path: "proto/grant", Imports: []string{"proto/subject"}, Why: "grants are patterns over rooms"},
+	{Path: "proto/policy", Imports: []string{"proto/subject"}, Why: "policies are patterns over rooms"},
+	{Path: "proto/wire", Imports: []string{"proto/subject", "proto/grant"}, Why: "the client protocol names rooms"},
+
+	// Shared leaves. They know the contract and never a program.
+	{Path: "internal/arch", Why: "reads the repository, not the program"},
+	{Path: "internal/config", Why: "flags, environment and file; knows no program's settings"},
+	{Path: "internal/natsdev", Why: "an embedded NATS server, for dev and tests"},
+	{Path: "internal/bus", Imports: []string{"proto/subject"}, Why: "names on the bus and how to connect to it"},
+	{Path: "internal/auth", Imports: []string{"proto/grant", "proto/wire"}, Why: "verifies tokens; refusals are wire errors"},
+	{Path: "internal/ops", Why: "the operations port; told by the caller what is ready"},
+
+	// The edge, bottom up.
+	{Path: "edge/internal/outq", Why: "a bounded queue; what it holds is the caller's"},
+	{Path: "edge/internal/loop", Why: "who runs: epoll, wheel, table; knows no protocol"},
+	{Path: "edge/internal/metrics", Why: "counters; everybody above may count"},
+	{Path: "edge/internal/frame", Imports: []string{"proto/wire"}, Why: "a message encoded once"},
+	{Path: "edge/internal/session", Imports: []string{"proto/wire", "proto/grant", "proto/policy", "proto/subject"}, Why: "the protocol as a pure machine"},
+	{Path: "edge/internal/hub", Imports: []string{"edge/internal/frame"}, Why: "membership: which connection is in which room"},
+	{Path: "edge/internal/upstream", Imports: []string{"edge/internal/frame", "edge/internal/metrics", "internal/bus", "proto/policy", "proto/subject", "proto/wire"}, Why: "the NATS side: bodies become frames"},
+	{Path: "edge/internal/listen", Imports: []string{"edge/internal/loop", "edge/internal/metrics", "proto/wire"}, Why: "sockets and request heads, before there is a transport"},
+	{Path: "edge/internal/transport", Imports: []string{"edge/internal/frame", "edge/internal/loop", "edge/internal/metrics", "edge/internal/outq", "edge/internal/session", "proto/wire"}, Why: "what all transports share: queue and writer behind a session"},
+	{Path: "edge/internal/transport/ws", Imports: []string{"edge/internal/frame", "edge/internal/loop", "edge/internal/transport", "proto/wire"}, Why: "WebSocket bytes"},
+	{Path: "edge/internal/transport/sse", Imports: []string{"edge/internal/frame", "edge/internal/loop", "edge/internal/transport", "proto/wire"}, Why: "event-stream bytes"},
+	{Path: "edge", Imports: []string{
+		"edge/internal/frame", "edge/internal/hub", "edge/internal/listen", "edge/internal/loop", "edge/internal/metrics", "edge/internal/outq",
+		"edge/internal/session", "edge/internal/transport", "edge/internal/transport/sse", "edge/internal/transport/ws", "edge/internal/upstream",
+		"internal/auth", "internal/bus", "internal/config", "proto/grant", "proto/policy", "proto/subject", "proto/wire",
+	}, Why: "wires the edge: the only place where its parts meet"},
+
+	// Control, bottom up.
+	{Path: "control/internal/metrics", Why: "counters"},
+	{Path: "control/internal/tokens", Imports: []string{"internal/auth", "internal/bus", "proto/grant"}, Why: "keys and what is signed with them"},
+	{Path: "control/internal/policies", Imports: []string{"internal/bus", "proto/policy"}, Why: "policies from file to bus"},
+	{Path: "control/internal/console", Why: "pages: files and nothing else"},
+	{Path: "control/internal/api", Imports: []string{
+		"control/internal/metrics", "control/internal/policies", "control/internal/tokens", "internal/bus", "proto", "proto/grant", "proto/subject",
+	}, Why: "the verbs, over HTTP and NATS"},
+	{Path: "control", Imports: []string{
+		"control/internal/api", "control/internal/console", "control/internal/metrics", "control/internal/policies", "control/internal/tokens",
+		"internal/bus", "proto/policy",
+	}, Why: "wires control: the only place where its parts meet"},
+
+	// What people import, and the programs.
+	{Path: "client", Imports: []string{"proto/wire"}, Why: "the Go client: the contract and a socket"},
+	{Path: "deploy/nabat", Imports: []string{
+		"client", "control", "edge", "internal/auth", "internal/bus", "internal/config", "internal/natsdev", "internal/ops",
+		"proto/grant", "proto/policy", "proto/subject", "proto/wire",
+	}, Why: "the binary: parses, wires, runs"},
+
+	// The load test. It drives programs from outside and imports neither.
+	{Path: "loadtest/account", Why: "processor time and memory of another process"},
+	{Path: "loadtest/report", Why: "results as tables"},
+	{Path: "loadtest/swarm", Imports: []string{"loadtest/account"}, Why: "the clients"},
+	{Path: "loadtest/floor", Imports: []string{"loadtest/account", "loadtest/swarm"}, Why: "the same system calls and no logic"},
+	{Path: "loadtest/target", Imports: []string{"loadtest/floor", "loadtest/swarm"}, Why: "what is driven: ours, a peer, the floor"},
+	{Path: "loadtest/scenario", Imports: []string{"loadtest/account", "loadtest/report", "loadtest/swarm", "loadtest/target"}, Why: "what is measured"},
+	{Path: "loadtest", Imports: []string{
+		"internal/natsdev", "loadtest/account", "loadtest/floor", "loadtest/report", "loadtest/scenario", "loadtest/swarm", "loadtest/target",
+	}, Why: "the program: parses, wires, runs; and starts a bus where the user has none"},
+}
+
+var rules = arch.Rules{
+	Module:   "nabat",
+	Packages: table,
+	External: []arch.External{
+		{Module: "github.com/mailru/easygo", Users: []string{"edge/internal/loop"}, Why: "one package owns epoll"},
+		{Module: "github.com/gobwas/ws", Users: []string{"edge/internal/transport/ws", "client", "loadtest/swarm"}, Why: "frames are bytes of one transport"},
+		{Module: "github.com/gobwas/httphead", Users: []string{"edge/internal/transport/ws", "client", "loadtest/swarm"}, Why: "as gobwas/ws"},
+		{Module: "github.com/nats-io/nats-server", Users: []string{"internal/natsdev"}, Why: "only dev and tests carry a server"},
+		{Module: "github.com/prometheus", Users: []string{
+			"*/metrics", "internal/ops",
+			"edge", "control", "deploy/nabat", // New takes the registry that main makes and ops serves
+		}, Why: "who counts does not know who collects"},
+		{Module: "github.com/golang-jwt", Users: []string{"internal/auth"}, Why: "one place verifies tokens"},
+		{Module: "github.com/knadh/koanf", Users: []string{"internal/config"}, Why: "one place reads settings"},
+		{Module: "github.com/spf13/cobra", Users: []string{"deploy/nabat", "loadtest"}, Why: "only mains have commands"},
+		{Module: "github.com/chromedp", Users: nil, Why: "browsers are for tests"},
+	},
+	Pure:        []string{"edge/internal/session", "edge/internal/resume"},
+	PureImports: []string{"proto"},
+	Strangers: [][]string{
+		{"edge/internal/transport", "edge/internal/hub", "edge/internal/upstream"},
+		{"edge/internal/transport/ws", "edge/internal/transport/sse", "edge/internal/transport/poll", "edge/internal/transport/wt"},
+		{"edge", "control", "client"}, // they meet in proto and over NATS
+		{"edge", "control", "loadtest"},
+	},
+	Folders: []string{".ci", "charts", "client", "control", "deploy", "edge", "internal", "loadtest", "proto"},
+	Names:   []string{"util", "utils", "common", "helper", "helpers", "types", "pkg", "misc"},
+	Machine: []string{"/" + "work/", "/" + "root/"},
+	MaxFile: 500, MaxFunc: 70, MaxMethods: 30,
+}
+
+func TestTheRepositoryKeepsItsShape(t *testing.T) {
+	findings, err := arch.Check(os.DirFS("../.."), rules)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range findings {
+		t.Error(f)
+	}
+}
