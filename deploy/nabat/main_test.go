@@ -1,0 +1,144 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// result is what a command did.
+type result struct {
+	code           int
+	stdout, stderr string
+}
+
+// nabat runs the command line in this process.
+func nabat(t *testing.T, stdin string, environ []string, args ...string) result {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	var stdout, stderr output
+	a := &app{environ: environ, stdin: strings.NewReader(stdin), stdout: &stdout, stderr: &stderr}
+	code := a.run(ctx, args)
+	return result{code, stdout.String(), stderr.String()}
+}
+
+// output is a buffer that may be read while it is written.
+type output struct {
+	mu sync.Mutex // guards b
+	b  bytes.Buffer
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.String()
+}
+
+// eventually waits for a condition.
+func eventually(t *testing.T, what string, condition func() bool) {
+	t.Helper()
+	deadline := time.After(20 * time.Second)
+	for !condition() {
+		select {
+		case <-deadline:
+			t.Fatalf("waited in vain for %s", what)
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+func TestEveryBadCommandLineHasItsError(t *testing.T) {
+	const nowhere = "nats://127.0.0.1:1"
+	for _, c := range []struct {
+		rule string
+		args []string
+		code int
+		want string // the first line of standard error
+	}{
+		{"an unknown command", []string{"frobnicate"}, 2, `nabat: there is no command "frobnicate"`},
+		{"an unknown command suggests the nearest", []string{"pubb"}, 2, `nabat: there is no command "pubb": did you mean "nabat pub"?`},
+		{"letters in the wrong order suggest it too", []string{"tokne"}, 2, `nabat: there is no command "tokne": did you mean "nabat token"?`},
+		{"an unknown flag", []string{"pub", "a", "b", "--frobnicate"}, 2, "nabat pub: there is no flag --frobnicate"},
+		{"an unknown flag suggests the nearest", []string{"pub", "a", "b", "--evnet", "x"}, 2, "nabat pub: there is no flag --evnet: did you mean --event?"},
+		{"an unknown flag of the program itself", []string{"--colour"}, 2, "nabat: there is no flag --colour"},
+		{"one dash where two belong", []string{"pub", "a", "b", "-event", "x"}, 2, "nabat pub: there is no flag -event: write --event"},
+		{"an unknown short flag", []string{"pub", "a", "b", "-x"}, 2, "nabat pub: there is no flag -x"},
+		{"a flag without its value", []string{"sub", "a", "--count"}, 2, "nabat sub: --count needs a value"},
+		{"not a number", []string{"sub", "a", "--count", "many"}, 2, `nabat sub: --count "many": must be a whole number`},
+		{"not a duration", []string{"token", "--user", "u", "--ttl", "60"}, 2, `nabat token: --ttl "60": must be a duration, such as 500ms, 10s or 1h`},
+		{"not a boolean", []string{"sub", "a", "--raw=perhaps"}, 2, `nabat sub: --raw "perhaps": must be true or false`},
+
+		{"pub wants a room", []string{"pub"}, 2, "nabat pub: ROOM is missing"},
+		{"pub wants a body", []string{"pub", "a"}, 2, "nabat pub: BODY is missing"},
+		{"pub with words that were not quoted", []string{"pub", "a", "hello", "world"}, 2, `nabat pub: "world" is one argument too many: quote what holds spaces`},
+		{"pub with a bad room", []string{"pub", "a..b", "x"}, 2, `nabat pub: room "a..b": a token between dots must not be empty`},
+		{"pub with a pattern for a room", []string{"pub", "a.*", "x"}, 2, `nabat pub: room "a.*": * and > are patterns, not names`},
+		{"pub with two bodies", []string{"pub", "a", "x", "--file", "f"}, 2, "nabat pub: the body is given twice, as an argument and by --file"},
+		{"pub of a file that is not there", []string{"pub", "a", "--file", "testdata/none"}, 1, "nabat pub: open testdata/none: no such file or directory"},
+		{"pub as two kinds", []string{"pub", "a", "x", "--text", "--json"}, 2, "nabat pub: --text and --json exclude each other"},
+		{"pub of lines from nowhere", []string{"pub", "a", "x", "--lines"}, 2, "nabat pub: --lines reads from standard input or a file: give - as BODY, or --file"},
+		{"pub with a header that would break", []string{"pub", "a", "x", "--event", "a\nb"}, 2, "nabat pub: --event must not contain control characters"},
+		{"pub without time", []string{"pub", "a", "x", "--timeout", "0s"}, 2, "nabat pub: --timeout 0s: must be more than 0"},
+		{"pub without a server", []string{"pub", "a", "x", "--nats-url", nowhere}, 1, "nabat pub: no NATS server answers at nats://127.0.0.1:1: is nabat dev running? Another server is given by --nats-url"},
+		{"pub never shows a password", []string{"pub", "a", "x", "--nats-url", "nats://u:secret@127.0.0.1:1,nats://secret@127.0.0.1:1"}, 1,
+			"nabat pub: no NATS server answers at nats://u:xxxxx@127.0.0.1:1,nats://xxxxx@127.0.0.1:1: is nabat dev running? Another server is given by --nats-url"},
+
+		{"sub wants a room", []string{"sub"}, 2, "nabat sub: ROOM is missing"},
+		{"sub with a bad room", []string{"sub", "a", "_b"}, 2, `nabat sub: room "_b": names that begin with _ or $ are reserved`},
+		{"sub of fewer than none", []string{"sub", "a", "--count", "-1"}, 2, "nabat sub: --count -1: must be 0 or more"},
+		{"sub for less than no time", []string{"sub", "a", "--timeout", "-1s"}, 2, "nabat sub: --timeout -1s: must be 0 or more"},
+		{"sub at no address", []string{"sub", "a", "--edge", "ftp://x", "--timeout", "5s"}, 1, `nabat sub: edge address "ftp://x": the scheme must be ws, wss, http or https`},
+
+		{"token wants a user", []string{"token"}, 2, "nabat token: --user is missing: whose token is it?"},
+		{"token takes flags only", []string{"token", "alice"}, 2, `nabat token: takes no arguments, but was given "alice"`},
+		{"token that was never valid", []string{"token", "--user", "u", "--ttl", "0s"}, 2, "nabat token: --ttl 0s: must be more than 0"},
+		{"token without time", []string{"token", "--user", "u", "--timeout", "-1s"}, 2, "nabat token: --timeout -1s: must be more than 0"},
+		{"token by no algorithm", []string{"token", "--user", "u", "--algorithm", "none"}, 2, `nabat token: --algorithm "none": must be HS256 or EdDSA`},
+		{"token with a bad pattern", []string{"token", "--user", "u", "--subscribe", "a.>.b"}, 2, `nabat token: --subscribe: room "a.>.b": pattern: > must be the last token`},
+		{"token with a bad publish pattern", []string{"token", "--user", "u", "--publish", ""}, 2, `nabat token: --publish: room "": pattern: a name must not be empty`},
+		{"token with a bad denied pattern", []string{"token", "--user", "u", "--deny", "a."}, 2, `nabat token: --deny: room "a.": pattern: a token between dots must not be empty`},
+		{"token with a pattern for a room", []string{"token", "--user", "u", "--room", "a.*"}, 2, `nabat token: --room: room "a.*": * and > are patterns, not names`},
+		{"token with bad info", []string{"token", "--user", "u", "--info", "{"}, 2, "nabat token: --info: not JSON"},
+		{"token without a server", []string{"token", "--user", "u", "--nats-url", nowhere}, 1, "nabat token: no NATS server answers at nats://127.0.0.1:1: is nabat dev running? Another server is given by --nats-url"},
+
+		{"subject wants a room", []string{"subject"}, 2, "nabat subject: ROOM is missing"},
+		{"subject of a bad room", []string{"subject", "a\tb"}, 1, `nabat subject: room "a\tb": a name must not contain control characters`},
+		{"subject that is not canonical", []string{"subject", "--decode", "room.%61"}, 1, `nabat subject: room "room.%61": not the canonical form, which is room.a`},
+		{"version takes nothing", []string{"version", "1"}, 2, `nabat version: takes no arguments, but was given "1"`},
+	} {
+		t.Run(c.rule, func(t *testing.T) {
+			r := nabat(t, "", nil, c.args...)
+			first, hint, _ := strings.Cut(r.stderr, "\n")
+			if r.code != c.code || first != c.want {
+				t.Errorf("exit %d: %s\nwant %d: %s", r.code, first, c.code, c.want)
+			}
+			if r.stdout != "" {
+				t.Errorf("standard output is for results: %q", r.stdout)
+			}
+			if see := strings.HasPrefix(hint, "See: nabat"); see != (c.code == 2) {
+				t.Errorf("the hint: %q", hint)
+			}
+		})
+	}
+}
+
+func TestSubjectsAndRooms(t *testing.T) {
+	r := nabat(t, "", nil, "subject", "sports.news", "team chat 1")
+	if want := "room.sports.news\nroom.team%20chat%201\n"; r.code != 0 || r.stdout != want {
+		t.Errorf("got %+v, want %q", r, want)
+	}
+	r = nabat(t, "", nil, "subject", "--decode", "--subject-prefix", "r.", "r.team%20chat%201")
+	if want := "team chat 1\n"; r.code != 0 || r.stdout != want {
+		t.Errorf("got %+v, want %q", r, want)
+	}
+}
