@@ -41,15 +41,8 @@ func finishVerify(v *auth.Verifier, token string, now time.Time, done func(*sess
 	done(identity(claims), nil)
 }
 
-// identity is what a session keeps of a token. Sessions with the same token
-// share one.
-func identity(c *auth.Claims) *session.Identity {
-	id := &session.Identity{User: c.User, TokenID: c.ID, Grant: c.Grant}
-	if !c.Expires.IsZero() {
-		id.Expires = c.Expires.Unix()
-	}
-	return id
-}
+// identity is what a session keeps of a token: what the cache keeps, unchanged.
+func identity(v *auth.Verified) *session.Identity { return (*session.Identity)(v) }
 
 // verifiers is a few goroutines that check signatures too slow for a loop.
 type verifiers struct {

@@ -69,7 +69,7 @@ func TestRoundTrip(t *testing.T) {
 		if werr != nil {
 			t.Fatal(werr)
 		}
-		if c.User != "alice" || c.ID == "" || !c.Expires.Equal(now.Add(time.Hour)) || !c.Grant.MaySubscribe("sports.a") {
+		if c.User != "alice" || c.TokenID == "" || c.Expires != now.Add(time.Hour).Unix() || !c.Grant.MaySubscribe("sports.a") {
 			t.Errorf("claims %+v", c)
 		}
 		if r.v.Cached(token, now) != c || r.v.Cached(token, now.Add(time.Hour)) != nil {
@@ -185,10 +185,26 @@ func TestSignRefusesABadGrant(t *testing.T) {
 	}
 }
 
+func TestEqualGrantsAreShared(t *testing.T) {
+	r := setup(t, Options{})
+	verify := func(user string, patterns ...string) *Verified {
+		t.Helper()
+		v, err := r.v.Verify(r.sign(t, r.hs, Claims{User: user, Grant: &grant.Grant{Subscribe: patterns}}), now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+	a, b, c := verify("a", "x.>"), verify("b", "x.>"), verify("c", "y.>")
+	if a.Grant != b.Grant || a.Grant == c.Grant {
+		t.Fatal("grants are shared if and only if they are equal")
+	}
+}
+
 func TestTheCacheIsBounded(t *testing.T) {
 	c := newCache(10)
 	for i := range 1000 {
-		c.put(fmt.Sprint(i), &Claims{}, true)
+		c.put(fmt.Sprint(i), &Verified{}, true)
 	}
 	if n := len(c.young) + len(c.old); n > 10 {
 		t.Fatalf("%d entries", n)

@@ -18,7 +18,7 @@ import (
 // MaxTokenBytes bounds a token.
 const MaxTokenBytes = 8 << 10
 
-// Claims is what a token says. Immutable once verified.
+// Claims is what a new token should say.
 type Claims struct {
 	User      string // sub
 	ID        string // jti
@@ -28,6 +28,15 @@ type Claims struct {
 	NotBefore time.Time
 	Expires   time.Time // zero: never
 	Grant     *grant.Grant
+}
+
+// Verified is what is kept of a token that passed. Immutable and shared: one
+// lives for each cached token, so it holds only what is asked for later.
+type Verified struct {
+	User    string
+	TokenID string
+	Expires int64        // unix seconds, 0 never
+	Grant   *grant.Grant // shared by all tokens that grant the same
 }
 
 // claims is Claims as JSON.
@@ -78,9 +87,10 @@ type Options struct {
 
 // Verifier checks tokens. Safe from any goroutine.
 type Verifier struct {
-	opts  Options
-	keys  keyBox
-	cache *cache
+	opts   Options
+	keys   keyBox
+	cache  *cache
+	grants *grants
 }
 
 // NewVerifier returns a verifier without keys: it refuses every token.
@@ -88,7 +98,7 @@ func NewVerifier(o Options) *Verifier {
 	if o.CacheEntries == 0 {
 		o.CacheEntries = 65536
 	}
-	v := &Verifier{opts: o, cache: newCache(o.CacheEntries)}
+	v := &Verifier{opts: o, cache: newCache(o.CacheEntries), grants: newGrants()}
 	v.keys.Store(&KeySet{})
 	return v
 }
@@ -99,9 +109,9 @@ func (v *Verifier) SetKeys(s *KeySet) {
 	v.cache.clear()
 }
 
-// Cached returns the claims of a token that was verified before and has not
-// expired, nil otherwise. It allocates nothing.
-func (v *Verifier) Cached(token string, now time.Time) *Claims {
+// Cached returns what a token says that was verified before and has not expired,
+// nil otherwise. It allocates nothing.
+func (v *Verifier) Cached(token string, now time.Time) *Verified {
 	return v.cache.get(token, now.Add(-v.opts.Leeway))
 }
 
@@ -120,7 +130,7 @@ func (v *Verifier) Cheap(token string) bool {
 }
 
 // Verify checks a token. Every refusal has its own code.
-func (v *Verifier) Verify(token string, now time.Time) (*Claims, *wire.Error) {
+func (v *Verifier) Verify(token string, now time.Time) (*Verified, *wire.Error) {
 	if len(token) > MaxTokenBytes {
 		return nil, refuse(wire.TokenMalformed, "the token has %d bytes: at most %d", len(token), MaxTokenBytes)
 	}
@@ -142,10 +152,9 @@ func (v *Verifier) Verify(token string, now time.Time) (*Claims, *wire.Error) {
 			return nil, refuse(wire.TokenClaims, "claim nabat: %v", err)
 		}
 	}
-	out := &Claims{User: c.Subject, ID: c.ID, Issuer: c.Issuer, Audience: c.Audience, IssuedAt: moment(c.IssuedAt),
-		NotBefore: moment(c.NotBefore), Expires: moment(c.ExpiresAt), Grant: c.Nabat}
-	if out.Grant == nil {
-		out.Grant = &grant.Grant{}
+	out := &Verified{User: c.Subject, TokenID: c.ID, Grant: v.grants.share(c.Nabat)}
+	if c.ExpiresAt != nil {
+		out.Expires = c.ExpiresAt.Unix()
 	}
 	v.cache.put(token, out, keys == v.keys.Load())
 	return out, nil

@@ -1,0 +1,84 @@
+package edge
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"testing"
+	"time"
+
+	"nabat/proto/grant"
+	"nabat/proto/policy"
+)
+
+// memory is the live heap after a full collection.
+func memory() uint64 {
+	debug.FreeOSMemory()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
+
+func descriptors(t *testing.T) int {
+	t.Helper()
+	list, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(list)
+}
+
+// TestIdleBudget holds what an idle, authenticated connection in two rooms may
+// cost: no goroutine, one descriptor, 400 bytes of heap. Raise a budget only
+// in the change that needs it, and say why.
+func TestIdleBudget(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector multiplies memory")
+	}
+	const clients = 10000
+	const heapBudget = 400 // bytes a connection
+	c := newCluster(t, policy.Dev())
+	e := c.edge(nil)
+	g := &grant.Grant{Subscribe: []string{"sports.>", "chat.>"}}
+	// Rooms exist before the connections that are measured.
+	var paths []string
+	for i := range 50 {
+		paths = append(paths, fmt.Sprintf("/ws?room=sports.%d&room=chat.%d", i, i))
+	}
+	first := crowd{Addresses: []string{e.Addr()}, Paths: paths, Clients: 1000}.start(t)
+	first.want("ready")
+	var tokens []string
+	for i := range clients - 1000 {
+		tokens = append(tokens, c.token(c.hs, fmt.Sprint("user-", i), time.Hour, g))
+	}
+	goroutines, fds, heap := runtime.NumGoroutine(), descriptors(t), memory()
+	const measured = clients - 1000
+	rest := crowd{Addresses: []string{e.Addr()}, Paths: paths, Clients: measured, Tokens: tokens}.start(t)
+	rest.want("ready")
+	if n := e.connections(); n != clients {
+		t.Fatalf("%d connections", n)
+	}
+	until(t, "no handshake is pending", func() bool {
+		for _, w := range e.workers {
+			if w.counts.Pending.Load() != 0 {
+				return false
+			}
+		}
+		return true
+	})
+	perHeap := int64(memory()-heap) / measured
+	perGoroutine := float64(runtime.NumGoroutine()-goroutines) / measured
+	perFD := float64(descriptors(t)-fds) / measured
+	t.Logf("%d connections, each: %d B of heap, %.3f goroutines, %.3f descriptors", measured, perHeap, perGoroutine, perFD)
+	if perHeap > heapBudget {
+		t.Errorf("%d B of heap a connection: the budget is %d", perHeap, heapBudget)
+	}
+	if perGoroutine > 0.01 {
+		t.Errorf("%.3f goroutines a connection: the budget is none", perGoroutine)
+	}
+	if perFD > 1.01 {
+		t.Errorf("%.3f descriptors a connection: the budget is one", perFD)
+	}
+}
