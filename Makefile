@@ -45,7 +45,7 @@ e2e: ## Run the end-to-end tests, in the browser too
 	NABAT_BROWSER=required $(GO) test -count=1 ./deploy/...
 
 browser: ## Run the tests that need a browser
-	NABAT_BROWSER=required $(GO) test -count=1 -run 'Browser|Page' ./...
+	.ci/run browser
 
 ci: ## Everything that must be green before a change is merged
 	.ci/run
