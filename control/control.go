@@ -55,7 +55,7 @@ func New(cfg Config, log *slog.Logger, reg *prometheus.Registry) (*Control, erro
 		return nil, err
 	}
 	if key == "" {
-		log.Warn("the HTTP API is open to every program on this machine: development only", "address", cfg.Listen)
+		log.Info("the HTTP API is open to every program on this machine: development only", "address", cfg.Listen)
 	}
 	initial, err := LoadPolicies(cfg.Policies, cfg.Dev)
 	if err != nil {

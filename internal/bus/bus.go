@@ -61,7 +61,9 @@ func Connect(ctx context.Context, o Options, extra ...nats.Option) (*nats.Conn, 
 			return min(100*time.Millisecond<<min(attempts, 5), 2*time.Second)/2 + rand.N(100*time.Millisecond)
 		}),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
-			log.Warn("NATS connection lost", "connection", o.Name, "error", err)
+			if err != nil { // nil: we closed it ourselves
+				log.Warn("NATS connection lost", "connection", o.Name, "error", err)
+			}
 		}),
 		nats.ReconnectHandler(func(nc *nats.Conn) {
 			log.Info("NATS connection is back", "connection", o.Name, "server", nc.ConnectedUrlRedacted())

@@ -1,0 +1,11 @@
+// What this tab has received, for the pages that notifications link to. Rooms
+// keep no history yet, so nothing else could show an item again.
+const key = 'forum-items';
+
+export function kept() { return JSON.parse(localStorage.getItem(key) || '[]'); }
+
+export function keep(item) {
+  const items = kept().filter((i) => i.id !== item.id);
+  items.push(item);
+  localStorage.setItem(key, JSON.stringify(items.slice(-100)));
+}
