@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -26,6 +27,20 @@ func CPU(pid int) (time.Duration, error) {
 		return 0, fmt.Errorf("processor time of process %d: %w", pid, err)
 	}
 	return time.Duration(at.Nano()), nil
+}
+
+// Load is the machine's load average over the last minute.
+func Load() (float64, error) {
+	text, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return 0, fmt.Errorf("load average: %w", err)
+	}
+	first, _, _ := strings.Cut(string(text), " ")
+	load, err := strconv.ParseFloat(first, 64)
+	if err != nil {
+		return 0, fmt.Errorf("load average: %w", err)
+	}
+	return load, nil
 }
 
 // Memory is what one process holds, in bytes.
@@ -103,14 +118,19 @@ func DescriptorLimit() (int, error) {
 
 // Kernel is what the whole machine's kernel holds.
 type Kernel struct {
-	Slab          uint64 `json:"slab"`           // bytes of all slab caches: socket, file and inode objects
+	Slab          uint64 `json:"slab"`           // bytes of the slab caches that sockets fill
 	SocketBuffers uint64 `json:"socket_buffers"` // bytes of TCP buffers
 	Sockets       int    `json:"sockets"`        // TCP sockets in use
 }
 
+// socketCaches are the slab caches in which a socket that is watched by epoll
+// has objects. Others would count what the rest of the machine does.
+var socketCaches = []string{"TCP", "TCPv6", "sock_inode_cache", "filp", "dentry", "lsm_file_cache", "lsm_inode_cache",
+	"eventpoll_epi", "eventpoll_pwq", "ep_head", "tcp_bind_bucket", "tcp_bind2_bucket"}
+
 // KernelMemory reads the kernel's memory. Slab comes from /proc/slabinfo,
-// which only root may read, otherwise from /proc/meminfo, which counts the
-// same pages.
+// which only root may read, otherwise from /proc/meminfo, where it is all
+// caches together.
 func KernelMemory() (Kernel, error) {
 	var k Kernel
 	text, err := os.ReadFile("/proc/slabinfo")
@@ -134,7 +154,7 @@ func KernelMemory() (Kernel, error) {
 	return k, nil
 }
 
-// slabBytes adds up the pages of all caches of a slabinfo text.
+// slabBytes adds up the pages of the socket caches of a slabinfo text.
 func slabBytes(text []byte) (uint64, error) {
 	var total uint64
 	scan := bufio.NewScanner(bytes.NewReader(text))
@@ -147,6 +167,9 @@ func slabBytes(text []byte) (uint64, error) {
 		fields := strings.Fields(line)
 		if len(fields) < 15 {
 			return 0, fmt.Errorf("slabinfo: a line of %d fields: %q", len(fields), line)
+		}
+		if !slices.Contains(socketCaches, fields[0]) {
+			continue
 		}
 		pages, err := strconv.ParseUint(fields[5], 10, 64)
 		if err != nil {

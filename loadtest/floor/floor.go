@@ -9,6 +9,8 @@ import (
 	"io"
 	"os"
 	"os/exec"
+
+	"nabat/loadtest/swarm"
 )
 
 // Server is the parent's side of a floor server in a process of its own. Not
@@ -84,10 +86,10 @@ func (s *Server) URL() string { return "ws://" + s.address + "/" }
 // PID is the process whose time counts.
 func (s *Server) PID() int { return s.command.Process.Pid }
 
-// Broadcast sends count messages of run to all members and returns when the
-// kernel has taken them.
-func (s *Server) Broadcast(ctx context.Context, run uint32, first uint64, count int) error {
-	order, err := json.Marshal(send{Run: run, First: first, Count: count, Size: s.size})
+// Broadcast sends count messages to all members, the first with this stamp,
+// and returns when the kernel has taken them.
+func (s *Server) Broadcast(ctx context.Context, first swarm.Stamp, count int) error {
+	order, err := json.Marshal(send{Run: first.Run, First: first.Sequence, At: first.At, Count: count, Size: s.size})
 	if err != nil {
 		return fmt.Errorf("floor: %w", err)
 	}

@@ -57,7 +57,7 @@ func TestTheFloorServesASwarm(t *testing.T) {
 			t.Fatal(err)
 		}
 		for n, count := uint64(1), 1; n <= 15; n, count = n+uint64(count), count*2 {
-			if err := server.Broadcast(t.Context(), 5, n, count); err != nil {
+			if err := server.Broadcast(t.Context(), swarm.Stamp{Run: 5, Sequence: n, At: swarm.Now()}, count); err != nil {
 				t.Fatal(err)
 			}
 			if err := s.Wait(t.Context(), n+uint64(count)-1); err != nil {

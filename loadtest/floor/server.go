@@ -29,6 +29,7 @@ type send struct {
 	Run   uint32 `json:"run"`
 	First uint64 `json:"first"` // sequence of the first message
 	Count int    `json:"count"`
+	At    int64  `json:"at"`   // the time in the stamps
 	Size  int    `json:"size"` // of a frame with its head, in bytes
 }
 
@@ -223,7 +224,7 @@ func (s *server) broadcast(order *send) sent {
 	s.build(order.Size)
 	var result sent
 	for n := range order.Count {
-		swarm.Restamp(s.payload, swarm.Stamp{Run: order.Run, Sequence: order.First + uint64(n), At: swarm.Now()})
+		swarm.Restamp(s.payload, swarm.Stamp{Run: order.Run, Sequence: order.First + uint64(n), At: order.At})
 		frame, size := uintptr(unsafe.Pointer(&s.frame[0])), uintptr(len(s.frame))
 		for _, fd := range s.members {
 			_, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), frame, size, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0)

@@ -46,9 +46,13 @@ type Progress struct {
 }
 
 // NewProgress shows progress on out.
-func NewProgress(out *os.File) *Progress {
-	_, err := unix.IoctlGetTermios(int(out.Fd()), unix.TCGETS)
-	return &Progress{out: out, terminal: err == nil && os.Getenv("TERM") != "dumb", now: time.Now}
+func NewProgress(out io.Writer) *Progress {
+	p := &Progress{out: out, now: time.Now}
+	if file, ok := out.(*os.File); ok && os.Getenv("TERM") != "dumb" {
+		_, err := unix.IoctlGetTermios(int(file.Fd()), unix.TCGETS)
+		p.terminal = err == nil
+	}
+	return p
 }
 
 // Show tells how the run stands. Most calls cost nothing.

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -34,6 +35,7 @@ type Report struct {
 	Columns  []string       `json:"columns"` // what was measured; the floor is the last
 	Sections []*Section     `json:"sections"`
 	Notes    []string       `json:"notes,omitempty"`
+	Faults   []string       `json:"faults,omitempty"` // promises that the run saw broken
 }
 
 // Machine is where it ran. No name: results are made public.
@@ -42,6 +44,9 @@ type Machine struct {
 	Kernel string `json:"kernel"`
 	Arch   string `json:"arch"`
 	Go     string `json:"go"`
+	// Load is the machine's load average of a minute, before the run: above
+	// zero others were at work, and figures are worse than they could be.
+	Load float64 `json:"load"`
 }
 
 // Section is a part of the table.
@@ -112,7 +117,8 @@ func (r *Report) WriteJSON(w io.Writer) error {
 func (r *Report) Table(w io.Writer) error {
 	var out strings.Builder
 	fmt.Fprintf(&out, "%s: %s\n", r.Scenario, r.Summary)
-	fmt.Fprintf(&out, "%s · %d processors · kernel %s · %s %s\n", r.Started.Format(time.DateOnly), r.Machine.CPUs, r.Machine.Kernel, r.Machine.Go, r.Machine.Arch)
+	fmt.Fprintf(&out, "%s · %d processors, load %.1f before · kernel %s · %s %s\n", r.Started.Format(time.DateOnly),
+		r.Machine.CPUs, r.Machine.Load, r.Machine.Kernel, r.Machine.Go, r.Machine.Arch)
 	first, widths := r.widths()
 	out.WriteString("\n" + strings.Repeat(" ", first))
 	for i, column := range r.Columns {
@@ -137,6 +143,9 @@ func (r *Report) Table(w io.Writer) error {
 			out.WriteByte('\n')
 		}
 		fmt.Fprintf(&out, "%s\n", note)
+	}
+	for _, fault := range r.Faults {
+		fmt.Fprintf(&out, "\nFAULT: %s\n", fault)
 	}
 	if _, err := io.WriteString(w, out.String()); err != nil {
 		return fmt.Errorf("write the report: %w", err)
@@ -174,4 +183,15 @@ func padLeft(s string, width int) string {
 
 func padRight(s string, width int) string {
 	return s + strings.Repeat(" ", max(0, width-utf8.RuneCountInString(s)))
+}
+
+// Sort puts the named rows first, in this order.
+func (s *Section) Sort(names ...string) {
+	place := func(row *Row) int {
+		if i := slices.Index(names, row.Name); i >= 0 {
+			return i
+		}
+		return len(names)
+	}
+	slices.SortStableFunc(s.Rows, func(a, b *Row) int { return place(a) - place(b) })
 }

@@ -18,9 +18,10 @@ func sample() *Report {
 	r := &Report{
 		Scenario: "fanout", Summary: "10,000 members of 1 room, 128 B messages",
 		Started: time.Date(2026, 11, 23, 9, 0, 0, 0, time.UTC),
-		Machine: Machine{CPUs: 2, Kernel: "6.18.0", Arch: "amd64", Go: "go1.26"},
+		Machine: Machine{CPUs: 2, Kernel: "6.18.0", Arch: "amd64", Go: "go1.26", Load: 0.25},
 		Options: map[string]any{"members": 10000}, Columns: []string{"nabat", "gorilla", "floor"},
-		Notes: []string{"Processor time is the kernel's own account."},
+		Faults: []string{"gorilla: 3 missing"},
+		Notes:  []string{"Processor time is the kernel's own account."},
 	}
 	one := r.Section("one message at a time")
 	for column, v := range map[string][4]float64{"nabat": {3912, 1.084, 251_400, 61_000_000}, "gorilla": {7031, 1.95, 142_000, 120_400_000}, "floor": {3608, 1, 277_000, 55_123_000}} {

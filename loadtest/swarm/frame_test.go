@@ -2,6 +2,7 @@ package swarm
 
 import (
 	"bytes"
+	"io"
 	"strings"
 	"testing"
 
@@ -56,13 +57,24 @@ func TestPongIsMaskedAndEchoes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f, err := ws.ReadFrame(bytes.NewReader(b))
-	if err != nil || !f.Header.Masked || f.Header.OpCode != ws.OpPong {
-		t.Fatalf("%+v, %v", f.Header, err)
+	if got := readPong(t, bytes.NewReader(b)); got != "hello" {
+		t.Errorf("%q", got)
 	}
-	if f = ws.UnmaskFrame(f); string(f.Payload) != "hello" {
-		t.Errorf("%q", f.Payload)
+}
+
+// readPong reads one masked pong frame and returns its payload.
+func readPong(t *testing.T, r io.Reader) string {
+	t.Helper()
+	head, err := ws.ReadHeader(r)
+	if err != nil || !head.Masked || head.OpCode != ws.OpPong || head.Length > 125 {
+		t.Fatalf("%+v, %v", head, err)
 	}
+	payload := make([]byte, head.Length)
+	if _, err := io.ReadFull(r, payload); err != nil {
+		t.Fatal(err)
+	}
+	ws.Cipher(payload, head.Mask, 0)
+	return string(payload)
 }
 
 func TestCloseReason(t *testing.T) {

@@ -300,7 +300,8 @@ func (l *loop) progress() Progress {
 }
 
 // begin starts run number n: messages of other runs are strays from now on.
-func (l *loop) begin(n uint32) {
+// It returns how many clients take part.
+func (l *loop) begin(n uint32) int {
 	histogram := l.totals.histogram
 	if histogram == nil {
 		histogram = newHistogram()
@@ -314,6 +315,7 @@ func (l *loop) begin(n uint32) {
 			l.totals.Clients++
 		}
 	}
+	return l.totals.Clients
 }
 
 // finish completes the counts of a run in which total messages were sent.

@@ -105,21 +105,20 @@ func (w *worker) obey(ctx context.Context, fail context.CancelCauseFunc, c *comm
 		return w.dial(ctx, fail, c.Dial, running)
 	case c.Begin != nil:
 		clients := 0
-		w.each(ctx, func(l *loop) {
-			l.begin(*c.Begin)
-			clients += l.totals.Clients
-		})
+		for _, n := range collect(ctx, w.loops, func(l *loop) int { return l.begin(*c.Begin) }) {
+			clients += n
+		}
 		w.tally.received.Store(0)
 		w.tally.members.Store(int64(clients))
 		w.say(answer{Begun: &clients})
 	case c.Finish != nil:
 		var sum Totals
-		var err error
-		w.each(ctx, func(l *loop) {
-			part := l.finish(*c.Finish)
-			err = errors.Join(err, sum.Add(&part))
-		})
-		if err = errors.Join(err, sum.seal()); err != nil {
+		for _, part := range collect(ctx, w.loops, func(l *loop) Totals { return l.finish(*c.Finish) }) {
+			if err := sum.Add(&part); err != nil {
+				return err
+			}
+		}
+		if err := sum.seal(); err != nil {
 			return err
 		}
 		w.say(answer{Totals: &sum})
@@ -155,22 +154,28 @@ func (w *worker) dial(ctx context.Context, fail context.CancelCauseFunc, plan *P
 // share is part i of n nearly equal parts of total.
 func share(total, n, i int) int { return total*(i+1)/n - total*i/n }
 
-// each runs fn on every loop, one after the other, and waits for it.
-func (w *worker) each(ctx context.Context, fn func(*loop)) {
-	for _, l := range w.loops {
-		done := make(chan struct{})
-		l.post(func() { fn(l); close(done) })
+// collect runs fn on every loop, one after the other, and returns what it
+// gave; less when ctx ends first.
+func collect[T any](ctx context.Context, loops []*loop, fn func(*loop) T) []T {
+	var list []T
+	for _, l := range loops {
+		result := make(chan T, 1)
+		l.post(func() { result <- fn(l) })
 		select {
-		case <-done:
+		case one := <-result:
+			list = append(list, one)
 		case <-ctx.Done():
-			return
+			return list
 		}
 	}
+	return list
 }
 
 func (w *worker) progress(ctx context.Context) Progress {
 	var sum Progress
-	w.each(ctx, func(l *loop) { sum.add(l.progress()) })
+	for _, part := range collect(ctx, w.loops, (*loop).progress) {
+		sum.add(part)
+	}
 	sum.Received = w.tally.received.Load()
 	return sum
 }

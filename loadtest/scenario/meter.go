@@ -1,0 +1,222 @@
+package scenario
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"nabat/loadtest/report"
+	"nabat/loadtest/swarm"
+	"nabat/loadtest/target"
+)
+
+// meter publishes to one target and counts. Not safe for concurrent use.
+type meter struct {
+	fanout  *Fanout
+	target  *target.Target
+	clients *swarm.Swarm
+	run     uint32 // number of the last run
+	members int    // in it
+}
+
+// begin starts the next run.
+func (m *meter) begin(ctx context.Context) error {
+	m.run++
+	var err error
+	if m.members, err = m.clients.Begin(ctx, m.run); err != nil {
+		return err
+	}
+	if m.members == 0 {
+		p, _ := m.clients.Progress()
+		return errors.New("no client is connected any more: " + failures(p))
+	}
+	return nil
+}
+
+// errLost says that nothing arrived for a while and messages are outstanding.
+var errLost = errors.New("messages were lost")
+
+// warmUp publishes until every member got one and the same message: members
+// may still be joining, and every path is cold at first.
+func (m *meter) warmUp(ctx context.Context) error {
+	deadline := time.Now().Add(m.fanout.WarmUp)
+	for {
+		if err := m.begin(ctx); err != nil {
+			return err
+		}
+		if err := m.publish(ctx, 1, swarm.Now()); err != nil {
+			return err
+		}
+		err := m.wait(ctx, 1, time.Second)
+		totals, failed := m.clients.Finish(ctx, 1)
+		switch {
+		case failed != nil:
+			return failed
+		case err == nil:
+			return nil
+		case !errors.Is(err, errLost):
+			return err
+		case time.Now().After(deadline) && totals.Received == 0:
+			return fmt.Errorf("no client got any of the messages published within %s: does the target read from this NATS server, and this subject prefix?", m.fanout.WarmUp)
+		case time.Now().After(deadline):
+			return fmt.Errorf("after %s a message still reaches only %d of %d members", m.fanout.WarmUp, totals.Received, m.members)
+		}
+	}
+}
+
+func (m *meter) publish(ctx context.Context, n uint64, at int64) error {
+	return m.target.Publisher.Publish(ctx, swarm.Stamp{Run: m.run, Sequence: n, At: at}, m.fanout.Payload)
+}
+
+// look is how often a wait asks whether anything arrives.
+const look = 250 * time.Millisecond
+
+// wait returns when all members have the first n messages, errLost when
+// nothing arrives for the time of patience.
+func (m *meter) wait(ctx context.Context, n uint64, patience time.Duration) error {
+	received, changed := uint64(0), time.Now()
+	for {
+		slice, cancel := context.WithTimeout(ctx, min(look, patience))
+		err := m.clients.Wait(slice, n)
+		cancel()
+		if err == nil || ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
+			return errors.Join(err, context.Cause(ctx))
+		}
+		p, err := m.clients.Progress()
+		if err != nil {
+			return err
+		}
+		if p.Received != received {
+			received, changed = p.Received, time.Now()
+		} else if time.Since(changed) >= patience {
+			return errLost
+		}
+	}
+}
+
+// measure does all rounds of one mode.
+func (m *meter) measure(ctx context.Context, how mode) (*result, error) {
+	sum := new(result)
+	phase := fmt.Sprintf("%s: %s", m.target.Name, how)
+	total := float64(m.fanout.Rounds)
+	for round := range m.fanout.Rounds {
+		began := time.Now()
+		stop := live(m.clients, func(p swarm.Progress) {
+			ran := time.Since(began).Seconds()
+			m.fanout.Progress.Show(report.State{
+				Phase: phase, Done: float64(round) + min(ran/m.fanout.Round.Seconds(), 1), Total: total, Of: "rounds",
+				Detail: report.Format(float64(p.Received)/ran, report.PerSecond) + " deliveries", Errors: p.Closed,
+			})
+		})
+		err := m.round(ctx, how, sum)
+		stop()
+		if err != nil {
+			return nil, err
+		}
+	}
+	m.fanout.Progress.Show(report.State{
+		Phase: phase, Done: total, Total: total, Of: "rounds", Detail: report.Format(median(sum.rate), report.PerSecond) + " deliveries",
+	})
+	return sum, nil
+}
+
+// round publishes for the time of one round, waits until everything has
+// arrived, and adds the costs to sum.
+func (m *meter) round(ctx context.Context, how mode, sum *result) error {
+	if err := m.begin(ctx); err != nil {
+		return err
+	}
+	server, err := cpu(m.target.PID)
+	if err != nil {
+		return err
+	}
+	swarmBefore, err := cpu(m.clients.PIDs()...)
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	var sent uint64
+	if how.inFlight > 0 {
+		sent, err = m.window(ctx, uint64(how.inFlight))
+	} else {
+		sent, err = m.schedule(ctx, how.rate)
+	}
+	if err == nil {
+		err = m.wait(ctx, sent, stalled)
+	}
+	if err != nil && !errors.Is(err, errLost) {
+		return err
+	}
+	took := time.Since(began)
+	if errors.Is(err, errLost) {
+		took -= stalled // nothing happened in it
+	}
+	serverAfter, err := cpu(m.target.PID)
+	if err != nil {
+		return err
+	}
+	swarmAfter, err := cpu(m.clients.PIDs()...)
+	if err != nil {
+		return err
+	}
+	totals, err := m.clients.Finish(ctx, sent)
+	if err != nil {
+		return err
+	}
+	if totals.Received == 0 {
+		return errors.New("a round in which nothing arrived")
+	}
+	if m.target.PID != 0 {
+		sum.perDelivery = append(sum.perDelivery, float64(serverAfter-server)/float64(totals.Received))
+	}
+	sum.clientCost = append(sum.clientCost, float64(swarmAfter-swarmBefore)/float64(totals.Received))
+	sum.rate = append(sum.rate, float64(totals.Received)/took.Seconds())
+	sum.messages += sent
+	return sum.totals.Add(totals)
+}
+
+// window keeps up to size messages in flight for the time of a round. It
+// returns how many were sent.
+func (m *meter) window(ctx context.Context, size uint64) (sent uint64, err error) {
+	deadline := time.Now().Add(m.fanout.Round)
+	for time.Now().Before(deadline) {
+		sent++
+		if err := m.publish(ctx, sent, swarm.Now()); err != nil {
+			return sent, err
+		}
+		if sent < size {
+			continue
+		}
+		if err := m.wait(ctx, sent-size+1, stalled); err != nil {
+			return sent, err
+		}
+	}
+	return sent, nil
+}
+
+// schedule publishes at a fixed rate for the time of a round, whatever the
+// target does. Each message is stamped with the time at which it was due, so
+// that one which had to wait, here or there, counts as late.
+func (m *meter) schedule(ctx context.Context, rate float64) (sent uint64, err error) {
+	interval := float64(time.Second) / rate
+	start := swarm.Now()
+	for n := 0; ; n++ {
+		offset := int64(float64(n) * interval)
+		if offset >= int64(m.fanout.Round) && n > 0 {
+			return sent, nil
+		}
+		due := start + offset
+		if ahead := time.Duration(due - swarm.Now()); ahead > 0 {
+			select {
+			case <-time.After(ahead):
+			case <-ctx.Done():
+				return sent, context.Cause(ctx)
+			}
+		}
+		if err := m.publish(ctx, sent+1, due); err != nil {
+			return sent, err
+		}
+		sent++
+	}
+}
