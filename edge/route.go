@@ -63,7 +63,6 @@ type request struct {
 	token    string
 	rooms    []string
 	cors     []string // response header lines
-	last     string   // why an EventSource came back, if it did
 }
 
 func (r *router) serve(h *listen.Handshake, head *listen.Head, rest []byte, path string) {

@@ -46,7 +46,7 @@ func Classify(body []byte, hint string) (Kind, []byte) {
 	case hint == "text" || !json.Valid(body):
 		return Text, body
 	}
-	if bytes.IndexAny(body, " \t\r\n") < 0 {
+	if !bytes.ContainsAny(body, " \t\r\n") {
 		return Data, body
 	}
 	var b bytes.Buffer

@@ -347,7 +347,7 @@ func (h *Head) QueryAll(name string) (list []string, err error) {
 var errEscape = errors.New("listen: bad percent-encoding")
 
 func unescape(b []byte) (string, error) {
-	if bytes.IndexAny(b, "%+") < 0 {
+	if !bytes.ContainsAny(b, "%+") {
 		return string(b), nil
 	}
 	out := make([]byte, 0, len(b))
