@@ -164,7 +164,7 @@ func TestDevPrintsFourLinesThatWork(t *testing.T) {
 	if code, body := get(t, at.ops+"/metrics"); code != 200 || !strings.Contains(body, "\nnabat_") {
 		t.Errorf("/metrics: %d %.100q", code, body)
 	}
-	if log := p.stderr.String(); strings.Count(log, "\n") != 1 || !strings.Contains(log, "the HTTP API is open") {
+	if log := p.stderr.String(); log != "" {
 		t.Errorf("nothing is wrong, but standard error has %q", log)
 	}
 

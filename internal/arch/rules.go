@@ -29,8 +29,9 @@ func (t *tree) checkNames(folder string, files []*file, r Rules) {
 		}
 	}
 	name, documented := "", false
+	code := slices.ContainsFunc(files, func(f *file) bool { return !f.test })
 	for _, f := range files {
-		if f.test && name != "" {
+		if f.test && code {
 			continue // a package that has only tests is described in one of them
 		}
 		if name = f.syntax.Name.Name; slices.Contains(r.Names, name) {
