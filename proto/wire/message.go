@@ -110,4 +110,18 @@ func AppendEvent(dst []byte, m *Message) []byte {
 	return append(dst, '\n', '\n')
 }
 
+// minRetry is the least time after which an EventSource is told to come back,
+// in milliseconds: it does so whatever the code, and all of a node at once.
+const minRetry = 1000
+
+// AppendCloseEvent appends the end of an event stream: what a close frame would
+// say, and the time that an EventSource waits before it comes back.
+func AppendCloseEvent(dst []byte, c Close) []byte {
+	dst = append(dst, "event: close\nretry: "...)
+	dst = strconv.AppendInt(dst, int64(max(c.RetryMS, minRetry)), 10)
+	dst = append(dst, "\ndata: "...)
+	dst = append(dst, c.Reason()...)
+	return append(dst, '\n', '\n')
+}
+
 var oneLine = strings.NewReplacer("\r", " ", "\n", " ", "\x00", " ")

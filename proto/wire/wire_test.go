@@ -87,28 +87,6 @@ func TestCommandVectors(t *testing.T) {
 	}
 }
 
-func TestReplies(t *testing.T) {
-	id := uint64(7)
-	for want, got := range map[string][]byte{
-		`{"id":7,"connected":{"session":"c1","node":"n","user":"a","expires":9,"rooms":[{"room":"x"}]}}`: AppendConnected(nil, &id, &Connected{Session: "c1", Node: "n", User: "a", Expires: 9, Rooms: []Position{{Room: "x"}}}),
-		`{"connected":{"session":"c1","node":"n","rooms":[]}}`:                                           AppendConnected(nil, nil, &Connected{Session: "c1", Node: "n"}),
-		`{"id":7,"subscribed":{"rooms":[{"room":"x","epoch":"k","offset":3,"recovered":true}]}}`:         AppendSubscribed(nil, &id, []Position{{Room: "x", Epoch: "k", Offset: 3, Recovered: true}}),
-		`{"id":7,"unsubscribed":{"rooms":["x","y"]}}`:                                                    AppendUnsubscribed(nil, &id, []string{"x", "y"}, ""),
-		`{"unsubscribed":{"rooms":["x"],"reason":"not_allowed"}}`:                                        AppendUnsubscribed(nil, nil, []string{"x"}, NotAllowed),
-		`{"id":7,"published":{"room":"x"}}`:                                                              AppendPublished(nil, &id, Position{Room: "x"}),
-		`{"id":7,"authed":{"user":"a","expires":5}}`:                                                     AppendAuthed(nil, &id, "a", 5),
-		`{"id":7,"error":{"code":"bad_room","reason":"no \"x\"","retry_ms":0}}`:                          AppendError(nil, &id, &Error{Code: BadRoom, Reason: `no "x"`}),
-		`{"gap":{"room":"x","reason":"slow"}}`:                                                           AppendGap(nil, Gap{Room: "x", Reason: "slow"}),
-		`{"gap":{"room":"x","from":41,"to":60}}`:                                                         AppendGap(nil, Gap{Room: "x", From: 41, To: 60}),
-		`{"expiring":{"in":60}}`:                                                                         AppendExpiring(nil, 60),
-		`{"pong":{}}`:                                                                                    AppendPong(nil, nil),
-	} {
-		if string(got) != want {
-			t.Errorf("got  %s\nwant %s", got, want)
-		}
-	}
-}
-
 func TestTable(t *testing.T) {
 	seen := map[Code]bool{}
 	for _, e := range Table {

@@ -3,8 +3,6 @@
 package sse
 
 import (
-	"strconv"
-
 	"nabat/edge/internal/frame"
 	"nabat/edge/internal/loop"
 	"nabat/edge/internal/transport"
@@ -92,10 +90,7 @@ func (c *Conn) Close(cl wire.Close) {
 	if !c.Begin(string(cl.Code)) {
 		return
 	}
-	b := append([]byte("event: close\nretry: "), strconv.Itoa(max(cl.RetryMS, 1000))...)
-	b = append(b, "\ndata: "...)
-	b = append(append(b, cl.Reason()...), "\n\n"...)
-	c.Env.Writer.Send(&c.Out, b)
+	c.Env.Writer.Send(&c.Out, wire.AppendCloseEvent(nil, cl))
 	c.Env.Writer.FlushOne(&c.Out)
 	c.Env.HalfClose(&c.Out)
 }

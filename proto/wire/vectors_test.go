@@ -1,0 +1,181 @@
+package wire
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+)
+
+// objectVector is an object that the edge says: json is {"id":id,kind:value}.
+type objectVector struct {
+	Rule, Kind, JSON string
+	ID               *uint64
+	Value            json.RawMessage
+	EventStream      string `json:"event_stream"`
+}
+
+// write makes the edge's object out of its value, by the function that the edge
+// uses.
+func (v *objectVector) write() ([]byte, error) {
+	decode := func(into any) error {
+		d := json.NewDecoder(strings.NewReader(string(v.Value)))
+		d.DisallowUnknownFields()
+		return d.Decode(into)
+	}
+	switch v.Kind {
+	case "connected":
+		var c Connected
+		err := decode(&c)
+		return AppendConnected(nil, v.ID, &c), err
+	case "subscribed":
+		var s struct{ Rooms []Position }
+		err := decode(&s)
+		return AppendSubscribed(nil, v.ID, s.Rooms), err
+	case "unsubscribed":
+		var u struct {
+			Rooms  []string
+			Reason Code
+		}
+		err := decode(&u)
+		return AppendUnsubscribed(nil, v.ID, u.Rooms, u.Reason), err
+	case "published":
+		var p Position
+		err := decode(&p)
+		return AppendPublished(nil, v.ID, p), err
+	case "authed":
+		var a struct {
+			User    string
+			Expires int64
+		}
+		err := decode(&a)
+		return AppendAuthed(nil, v.ID, a.User, a.Expires), err
+	case "pong":
+		err := decode(&struct{}{})
+		return AppendPong(nil, v.ID), err
+	case "error":
+		var e errorValue
+		err := decode(&e)
+		return AppendError(nil, v.ID, &Error{Code: e.Code, Reason: e.Reason, RetryMS: e.RetryMS}), err
+	case "gap":
+		var g Gap
+		err := decode(&g)
+		return AppendGap(nil, g), err
+	case "expiring":
+		var e struct{ In int64 }
+		err := decode(&e)
+		return AppendExpiring(nil, e.In), err
+	}
+	return nil, fmt.Errorf("there is no kind %q", v.Kind)
+}
+
+type errorValue struct {
+	Code    Code
+	Reason  string
+	RetryMS int `json:"retry_ms"`
+}
+
+func TestReplyAndNoticeVectors(t *testing.T) {
+	kinds := map[string]bool{}
+	for _, name := range []string{"replies.json", "notices.json"} {
+		var list []objectVector
+		load(t, name, &list)
+		for _, v := range list {
+			kinds[v.Kind] = true
+			t.Run(v.Rule, func(t *testing.T) {
+				got, err := v.write()
+				if err != nil || string(got) != v.JSON {
+					t.Errorf("got  %s, %v\nwant %s", got, err, v.JSON)
+				}
+				if name == "notices.json" && v.EventStream == "" {
+					t.Error("a notice has a form on event streams")
+				}
+			})
+		}
+	}
+	for _, kind := range []string{"connected", "subscribed", "unsubscribed", "published", "authed", "pong", "error", "gap", "expiring"} {
+		if !kinds[kind] {
+			t.Errorf("no vector of %s", kind)
+		}
+	}
+}
+
+func TestErrorVectors(t *testing.T) {
+	var list []struct {
+		Code   Code
+		Status int
+		Close  uint16
+		Again  bool
+		Value  *errorValue
+		JSON   string
+	}
+	load(t, "errors.json", &list)
+	if len(list) != len(Table) {
+		t.Fatalf("%d vectors, %d codes", len(list), len(Table))
+	}
+	id := uint64(7)
+	for i, v := range list {
+		if e := Table[i]; v.Code != e.Code || v.Status != e.Status || v.Close != e.Close || v.Again != e.Returns || v.Code.HTTPStatus() != v.Status {
+			t.Errorf("vector %+v, table %+v", v, e)
+		}
+		if v.Value == nil {
+			continue
+		}
+		got := AppendError(nil, &id, &Error{Code: v.Value.Code, Reason: v.Value.Reason, RetryMS: v.Value.RetryMS})
+		if string(got) != v.JSON || v.Value.Code != v.Code {
+			t.Errorf("got  %s\nwant %s", got, v.JSON)
+		}
+		if v.Close != 0 {
+			if c := CloseFor(&Error{Code: v.Code}); c.Status != v.Close {
+				t.Errorf("%s closes with %d, want %d", v.Code, c.Status, v.Close)
+			}
+		}
+	}
+}
+
+func TestCloseVectors(t *testing.T) {
+	var list []struct {
+		Rule        string
+		Status      uint16
+		Code        Code
+		RetryMS     int `json:"retry_ms"`
+		Reason      string
+		ComeBack    string `json:"come_back"`
+		EventStream string `json:"event_stream"`
+	}
+	load(t, "closes.json", &list)
+	seen := map[Code]bool{}
+	for _, v := range list {
+		t.Run(v.Rule, func(t *testing.T) {
+			e := byCode[v.Code]
+			if e == nil {
+				return // of a proxy, of RFC 6455 or of a later version
+			}
+			seen[v.Code] = true
+			c := Close{Status: v.Status, Code: v.Code, RetryMS: v.RetryMS}
+			if e.Close != v.Status || c.Reason() != v.Reason {
+				t.Errorf("close %d %s, want %d %s", e.Close, c.Reason(), v.Status, v.Reason)
+			}
+			if got := string(AppendCloseEvent(nil, c)); got != v.EventStream {
+				t.Errorf("got  %q\nwant %q", got, v.EventStream)
+			}
+			if e.Returns != (v.ComeBack != "never") {
+				t.Errorf("comes back: %s, the table says %v", v.ComeBack, e.Returns)
+			}
+		})
+	}
+	for _, e := range Table {
+		if e.Close != 0 && !seen[e.Code] {
+			t.Errorf("no vector of close %s", e.Code)
+		}
+	}
+	for _, c := range []Close{CloseExpired, CloseProtocol, CloseConnectTimeout, CloseSlow, CloseDrain} {
+		found := false
+		for _, v := range list {
+			found = found || v.Status == c.Status && v.Code == c.Code && v.RetryMS == c.RetryMS
+		}
+		if !found {
+			t.Errorf("no vector of %+v", c)
+		}
+	}
+}
