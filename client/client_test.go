@@ -347,13 +347,8 @@ func TestCloseCodesSayWhetherToComeBack(t *testing.T) {
 		wait   time.Duration
 		again  bool
 	}{
-		"4000 bad token does not":          {4000, wire.Close{Code: wire.TokenSignature}.Reason(), wire.TokenSignature, 0, false},
-		"4001 expired may, with a token":   {4001, wire.CloseExpired.Reason(), wire.TokenExpired, 0, true},
-		"4002 not allowed does not":        {4002, wire.Close{Code: wire.NotAllowed}.Reason(), wire.NotAllowed, 0, false},
-		"4010 protocol does not":           {4010, wire.CloseProtocol.Reason(), wire.Protocol, 0, false},
-		"4100 slow waits as it is told":    {4100, wire.CloseSlow.Reason(), wire.SlowConsumer, 2 * time.Second, true},
 		"4200 drain comes back":            {4200, `{"code":"drain","retry_ms":1200}`, wire.Drain, 1200 * time.Millisecond, true},
-		"1001 going away comes back":       {1001, "", "", 0, true},
+		"4001 expired may, with a token":   {4001, wire.CloseExpired.Reason(), wire.TokenExpired, 0, true},
 		"1002 protocol error does not":     {1002, "what?", "", 0, false},
 		"1011 comes back without a reason": {1011, "not JSON", "", 0, true},
 	} {

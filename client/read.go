@@ -37,8 +37,10 @@ func (e *CloseError) Retry() (wait time.Duration, again bool) {
 	switch {
 	case errors.Is(e.Err, ErrClosed), e.Status >= 4000 && e.Status < 4100 && e.Status != 4001:
 		return 0, false
-	case e.Status == uint16(ws.StatusProtocolError), e.Status == uint16(ws.StatusPolicyViolation), e.Status == uint16(ws.StatusMessageTooBig):
-		return 0, false
+	}
+	switch ws.StatusCode(e.Status) {
+	case ws.StatusProtocolError, ws.StatusUnsupportedData, ws.StatusInvalidFramePayloadData, ws.StatusPolicyViolation, ws.StatusMessageTooBig:
+		return 0, false // we would do it again
 	}
 	return time.Duration(e.RetryMS) * time.Millisecond, true
 }
