@@ -289,6 +289,10 @@ func (e *Edge) Ready() error {
 	return nil
 }
 
+// informed reports whether policies and keys have arrived: before that nobody
+// can be told what is allowed. Safe from any goroutine.
+func (e *Edge) informed() bool { return e.policies.Load() != nil && e.keyed.Load() }
+
 // Addr is the address that clients connect to, host:port.
 func (e *Edge) Addr() string { return e.address.String() }
 

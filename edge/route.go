@@ -70,6 +70,10 @@ func (r *router) serve(h *listen.Handshake, head *listen.Head, rest []byte, path
 	if err == nil && path != "/sse" {
 		err = ws.Check(head)
 	}
+	if err == nil && path != "/echo" && !r.edge.informed() {
+		// Else a good token would be refused for good, by a key not yet known.
+		err = &wire.Error{Code: wire.Unavailable, Reason: "this node has no policies and keys yet: is a control service running?", RetryMS: 1000}
+	}
 	if err != nil {
 		r.refuse(h, q, err)
 		return
@@ -116,10 +120,7 @@ func (r *router) read(head *listen.Head, path string) (request, *wire.Error) {
 		return q, &wire.Error{Code: wire.OriginNotAllowed, Reason: fmt.Sprintf("origin %q is not on the allow-list: add it to origins", clip(string(origin)))}
 	}
 	if len(origin) > 0 {
-		q.cors = []string{"Access-Control-Allow-Origin: " + string(origin), "Vary: Origin"}
-		if exact {
-			q.cors = append(q.cors, "Access-Control-Allow-Credentials: true")
-		}
+		q.cors = cors(origin, exact)
 	}
 	if err := q.readProtocols(head); err != nil {
 		return q, err
@@ -144,9 +145,6 @@ func (r *router) read(head *listen.Head, path string) (request, *wire.Error) {
 	}
 	if q.token == "" && exact {
 		q.token, _ = head.Cookie("nabat_token")
-	}
-	if path == "/sse" && len(q.rooms) == 0 && q.token == "" {
-		return q, &wire.Error{Code: wire.BadRequest, Reason: "an event stream needs at least one room: /sse?room=NAME"}
 	}
 	return q, nil
 }
@@ -180,6 +178,11 @@ func (q *request) readProtocols(head *listen.Head) *wire.Error {
 
 // admit upgrades a client whose token, if any, is good.
 func (r *router) admit(h *listen.Handshake, head *listen.Head, rest []byte, q request, id *session.Identity) {
+	if q.path == "/sse" && len(q.rooms) == 0 && (id == nil || id.Grant == nil || len(id.Grant.Rooms) == 0) {
+		// It could never send the connect that the session would wait for.
+		r.refuse(h, q, &wire.Error{Code: wire.BadRequest, Reason: "an event stream needs at least one room: /sse?room=NAME"})
+		return
+	}
 	w := (*worker)(r)
 	probe := new(session.Session)
 	if err := probe.Admit(w, &w.limits, id, q.rooms); err != nil {
@@ -217,8 +220,8 @@ func (r *router) upgradeEcho(h *listen.Handshake, head *listen.Head, rest []byte
 	e.Feed(rest)
 }
 
-// refuse answers with an HTTP status. An EventSource that must not come back is
-// told so in the only way it understands (WHATWG HTML: 204).
+// refuse answers with an HTTP status. An EventSource does not come back after
+// any but 200 (WHATWG HTML, "fail the connection").
 func (r *router) refuse(h *listen.Handshake, q request, err *wire.Error) {
 	headers := q.cors
 	switch err.Code.HTTPStatus() {
@@ -233,13 +236,22 @@ func (r *router) refuse(h *listen.Handshake, q request, err *wire.Error) {
 func (r *router) preflight(h *listen.Handshake, head *listen.Head) {
 	origin, _ := head.Header("Origin")
 	host, _ := head.Header("Host")
-	ok, _ := r.edge.origins.allows(string(origin), string(host))
+	ok, exact := r.edge.origins.allows(string(origin), string(host))
 	if !ok || len(origin) == 0 {
 		h.Refuse(&wire.Error{Code: wire.OriginNotAllowed, Reason: "this origin is not on the allow-list: add it to origins"})
 		return
 	}
-	h.Respond(204, "", nil, "Access-Control-Allow-Origin: "+string(origin), "Vary: Origin",
-		"Access-Control-Allow-Methods: GET", "Access-Control-Allow-Headers: Authorization, Last-Event-ID", "Access-Control-Max-Age: 600")
+	h.Respond(204, "", nil, append(cors(origin, exact), "Access-Control-Allow-Methods: GET",
+		"Access-Control-Allow-Headers: Authorization, Last-Event-ID", "Access-Control-Max-Age: 600")...)
+}
+
+// cors lets a page of origin read the answer; exact is what allows said.
+func cors(origin []byte, exact bool) []string {
+	lines := []string{"Access-Control-Allow-Origin: " + string(origin), "Vary: Origin"}
+	if exact {
+		lines = append(lines, "Access-Control-Allow-Credentials: true")
+	}
+	return lines
 }
 
 func clip(s string) string {
