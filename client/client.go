@@ -320,17 +320,22 @@ func (c *Conn) do(ctx context.Context, verb string, body any) (*inbound, error) 
 	if err := c.write(ws.OpText, text); err != nil && c.Err() == nil {
 		return nil, fmt.Errorf("%s: %w", verb, err)
 	}
+	var reply *inbound
 	select {
-	case reply := <-answer:
-		if reply.Error != nil {
-			return nil, reply.Error.wire()
-		}
-		return reply, nil
+	case reply = <-answer:
 	case <-ctx.Done():
 		return nil, fmt.Errorf("%s: no answer: %w", verb, ctx.Err())
 	case <-c.done:
-		return nil, c.err
+		select {
+		case reply = <-answer: // it came before the end
+		default:
+			return nil, c.err
+		}
 	}
+	if reply.Error != nil {
+		return nil, reply.Error.wire()
+	}
+	return reply, nil
 }
 
 // write sends one frame, masked as RFC 6455 §5.3 wants it of a client.
