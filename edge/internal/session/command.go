@@ -3,6 +3,7 @@ package session
 import (
 	"bytes"
 	"fmt"
+	"slices"
 
 	"nabat/proto/subject"
 	"nabat/proto/wire"
@@ -102,13 +103,16 @@ func (c call) connect(cmd *wire.Command) {
 		c.refuse(cmd, &wire.Error{Code: wire.AlreadyConnected, Reason: "this connection is connected already: use subscribe and auth"})
 		return
 	}
-	number, rooms := id(cmd), union(names(cmd), nil)
+	number, rooms := id(cmd), names(cmd)
 	if cmd.Token == "" {
 		c.admit(number, rooms, c.identity)
 		return
 	}
 	c.state, c.deadline = checking, 0
 	c.host.Verify(c.ref, cmd.Token, func(who *Identity, err *wire.Error) {
+		if c.state == closed {
+			return
+		}
 		if err != nil {
 			c.fail(number, err)
 			c.end(wire.CloseFor(err))
@@ -121,11 +125,8 @@ func (c call) connect(cmd *wire.Command) {
 // admit connects if every room is allowed. A refused connect may be tried again
 // until its time is over.
 func (c call) admit(number *uint64, rooms []string, who *Identity) {
-	all := rooms
-	if who != nil && who.Grant != nil {
-		all = union(rooms, who.Grant.Rooms)
-	}
-	if err := c.checkRooms(who, all, 0); err != nil {
+	rooms = withGranted(rooms, who)
+	if err := c.checkRooms(who, rooms, 0); err != nil {
 		c.state = fresh
 		if c.deadline == 0 {
 			c.deadline = c.host.Now() + c.limits.ConnectTimeout
@@ -136,7 +137,12 @@ func (c call) admit(number *uint64, rooms []string, who *Identity) {
 		return
 	}
 	c.identity, c.warned = who, false
-	c.enter(number, rooms)
+	if who != nil {
+		c.watchExpiry()
+	}
+	if c.state != closed {
+		c.enter(number, rooms)
+	}
 }
 
 // again handles what was held for a connect that was refused.
@@ -175,7 +181,7 @@ func (c call) subscribe(cmd *wire.Command) {
 		c.complain(cmd, &wire.Error{Code: wire.BadCommand, Reason: "subscribe.rooms must name at least one room"})
 		return
 	}
-	if err := c.checkRooms(c.identity, rooms, c.host.RoomCount(c.ref)); err != nil {
+	if err := c.checkRooms(c.identity, rooms, c.others(rooms)); err != nil {
 		c.refuse(cmd, err)
 		return
 	}
@@ -190,6 +196,27 @@ func (c call) subscribe(cmd *wire.Command) {
 	})
 }
 
+// others is the number of rooms beside these that the connection is in or joins.
+func (c call) others(rooms []string) int {
+	n := c.host.RoomCount(c.ref)
+	if c.wait != nil {
+		n += len(c.wait.joining)
+	}
+	if n+len(rooms) <= c.limits.MaxRooms {
+		return n // enough, even if some were counted twice
+	}
+	in := c.host.Rooms(c.ref)
+	if c.wait != nil {
+		for room, e := range c.wait.joining {
+			if e.live > 0 {
+				in = append(in, room)
+			}
+		}
+	}
+	return len(union(in, rooms)) - len(rooms)
+}
+
+// unsubscribe is all or nothing, as subscribe is.
 func (c call) unsubscribe(cmd *wire.Command) {
 	rooms := union(names(cmd), nil)
 	if len(rooms) == 0 {
@@ -202,20 +229,29 @@ func (c call) unsubscribe(cmd *wire.Command) {
 			return
 		}
 	}
+	in := c.host.Rooms(c.ref)
 	for _, room := range rooms {
-		left := c.host.Leave(c.ref, room)
-		if c.wait != nil && c.wait.joining[room] > 0 {
-			c.wait.joining[room] |= cancelledBit
-			left = true
-		}
-		if !left {
+		if e := c.joining(room); (e == nil || e.live == 0) && !slices.Contains(in, room) {
 			c.refuse(cmd, &wire.Error{Code: wire.NotSubscribed, Reason: "this connection is not in room " + room})
 			return
+		}
+	}
+	for _, room := range rooms {
+		c.host.Leave(c.ref, room)
+		if e := c.joining(room); e != nil {
+			e.cut(nil)
 		}
 	}
 	if cmd.HasID {
 		c.host.Send(c.ref, wire.AppendUnsubscribed(nil, id(cmd), rooms, ""))
 	}
+}
+
+func (c call) joining(room string) *joining {
+	if c.wait == nil {
+		return nil
+	}
+	return c.wait.joining[room]
 }
 
 func (c call) publish(cmd *wire.Command) {
@@ -235,6 +271,9 @@ func (c call) publish(cmd *wire.Command) {
 	number, room := id(cmd), p.Room
 	c.inFlight++
 	c.host.Publish(c.ref, c.identity, p, func(err *wire.Error) {
+		if c.state == closed {
+			return
+		}
 		c.inFlight--
 		switch {
 		case err != nil:
@@ -255,6 +294,9 @@ func (c call) auth(cmd *wire.Command) {
 	}
 	c.inFlight++
 	c.host.Verify(c.ref, cmd.Token, func(who *Identity, err *wire.Error) {
+		if c.state == closed {
+			return
+		}
 		c.inFlight--
 		if err == nil && c.identity != nil && c.identity.User != who.User {
 			err = &wire.Error{Code: wire.NotAllowed, Reason: "the token is of another user: connect anew to change the user"}
@@ -273,19 +315,23 @@ func (c call) auth(cmd *wire.Command) {
 }
 
 // leaveForbidden ends the subscriptions that the new token does not allow.
+// Those that wait are refused when their turn comes.
 func (c call) leaveForbidden() {
+	if c.wait != nil {
+		for room, e := range c.wait.joining {
+			if err := c.maySubscribe(c.identity, room); err != nil {
+				if e.tentative {
+					c.host.Leave(c.ref, room)
+				}
+				e.cut(err)
+			}
+		}
+	}
 	var lost []string
 	for _, room := range c.host.Rooms(c.ref) {
 		if c.maySubscribe(c.identity, room) != nil {
 			c.host.Leave(c.ref, room)
 			lost = append(lost, room)
-		}
-	}
-	if c.wait != nil {
-		for room := range c.wait.joining {
-			if c.maySubscribe(c.identity, room) != nil {
-				c.wait.joining[room] |= cancelledBit
-			}
 		}
 	}
 	if len(lost) > 0 {

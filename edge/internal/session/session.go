@@ -5,7 +5,6 @@ package session
 
 import (
 	"fmt"
-	"slices"
 
 	"nabat/proto/grant"
 	"nabat/proto/policy"
@@ -84,15 +83,15 @@ type Session struct {
 	wait     *waiting  // nil while nothing is in flight
 	deadline int64     // of connect, unix seconds; 0 once connected
 	state    state
-	warned   bool // the expiry warning was sent
-	bad      uint16
+	warned   bool   // the expiry warning was sent
+	bad      uint16 // Limits stay within both
 	inFlight uint16
 }
 
 // waiting is what a session needs only while answers are outstanding.
 type waiting struct {
-	held    [][]byte       // commands that came while connect's token was checked
-	joining map[string]int // rooms being joined, by the number of commands that wait
+	held    [][]byte // commands that came before connect was answered
+	joining map[string]*joining
 }
 
 // call is a session with what every method needs beside it, for one event.
@@ -110,10 +109,7 @@ func (s *Session) Identity() *Identity { return s.identity }
 // is an HTTP status.
 func (s *Session) Admit(h Host, l *Limits, id *Identity, rooms []string) *wire.Error {
 	c := call{s, h, Ref{}, l}
-	if id != nil && id.Grant != nil {
-		rooms = union(rooms, id.Grant.Rooms)
-	}
-	return c.checkRooms(id, rooms, 0)
+	return c.checkRooms(id, withGranted(rooms, id), 0)
 }
 
 // Open starts the session once the transport can carry objects. Rooms of the
@@ -124,7 +120,10 @@ func (s *Session) Open(h Host, ref Ref, l *Limits, id *Identity, rooms []string)
 	if id != nil {
 		c.watchExpiry()
 	}
-	if len(rooms) == 0 && (id == nil || id.Grant == nil || len(id.Grant.Rooms) == 0) {
+	if s.state == closed {
+		return
+	}
+	if rooms = withGranted(rooms, id); len(rooms) == 0 {
 		s.deadline = h.Now() + l.ConnectTimeout
 		h.WakeAt(ref, s.deadline)
 		return
@@ -182,11 +181,11 @@ func (c call) end(cl wire.Close) {
 // enter joins the rooms of connect and then says connected. rooms is kept.
 func (c call) enter(id *uint64, rooms []string) {
 	c.state, c.deadline = connecting, 0
-	if c.identity != nil && c.identity.Grant != nil {
-		rooms = union(rooms, c.identity.Grant.Rooms)
-	}
 	c.join(rooms, func(in []string, err *wire.Error) {
 		if err != nil {
+			if id != nil {
+				c.fail(id, err)
+			}
 			c.end(wire.CloseFor(err))
 			return
 		}
@@ -220,78 +219,11 @@ func (c call) tidy() {
 	}
 }
 
-// join joins every room and then calls done once, with the rooms that the
-// connection is in: those that were unsubscribed meanwhile are not. When one
-// fails, those that this call newly joined are left again.
-func (c call) join(rooms []string, done func([]string, *wire.Error)) {
-	if len(rooms) == 0 {
-		done(nil, nil)
-		return
-	}
-	left := len(rooms)
-	var failed *wire.Error
-	var cancelled, added []string
-	for _, room := range rooms {
-		c.expect(room, 1)
-		c.host.Join(c.ref, room, func(joined bool, err *wire.Error) {
-			switch gone := c.expect(room, -1); {
-			case err != nil:
-				failed = err
-			case gone:
-				c.host.Leave(c.ref, room)
-				cancelled = append(cancelled, room)
-			case joined:
-				added = append(added, room)
-			}
-			if left--; left > 0 || c.state == closed {
-				return
-			}
-			if failed != nil {
-				for _, room := range added {
-					c.host.Leave(c.ref, room)
-				}
-			}
-			done(without(rooms, cancelled), failed)
-		})
-	}
-}
-
-// cancelledBit marks a room that was left while it was being joined.
-const cancelledBit = 1 << 16
-
-// expect counts the joins under way of a room. It reports whether the join that
-// ends (n is −1) was cancelled by an unsubscribe.
-func (c call) expect(room string, n int) (cancelled bool) {
-	if c.wait == nil {
-		if n < 0 {
-			return false
-		}
-		c.wait = new(waiting)
-	}
-	if c.wait.joining == nil {
-		c.wait.joining = make(map[string]int)
-	}
-	count := c.wait.joining[room]
-	if n > 0 {
-		c.wait.joining[room] = (count &^ cancelledBit) + 1 // joining again undoes a cancel
-		return false
-	}
-	cancelled = count&cancelledBit != 0
-	if count&^cancelledBit <= 1 {
-		delete(c.wait.joining, room)
-		c.tidy()
-	} else {
-		c.wait.joining[room] = count - 1
-	}
-	return cancelled
-}
-
 // checkRooms reports the first room that id may not join. have is the number of
-// rooms joined already.
+// other rooms that the connection is in, or is about to be.
 func (c call) checkRooms(id *Identity, rooms []string, have int) *wire.Error {
 	if have+len(rooms) > c.limits.MaxRooms {
-		return &wire.Error{Code: wire.TooManyRooms, Reason: fmt.Sprintf("a connection may be in %d rooms: it is in %d, and %d more were asked for",
-			c.limits.MaxRooms, have, len(rooms))}
+		return &wire.Error{Code: wire.TooManyRooms, Reason: fmt.Sprintf("a connection may be in %d rooms, and this would make %d", c.limits.MaxRooms, have+len(rooms))}
 	}
 	for _, room := range rooms {
 		if err := subject.CheckRoom(room); err != nil {
@@ -346,12 +278,12 @@ func positions(rooms []string) []wire.Position {
 	return list
 }
 
-// without is list less those in gone, in the same order.
-func without(list, gone []string) []string {
-	if len(gone) == 0 {
-		return list
+// withGranted is rooms and those that id's token joins, none of them twice.
+func withGranted(rooms []string, id *Identity) []string {
+	if id == nil || id.Grant == nil {
+		return union(rooms, nil)
 	}
-	return slices.DeleteFunc(slices.Clone(list), func(s string) bool { return slices.Contains(gone, s) })
+	return union(rooms, id.Grant.Rooms)
 }
 
 // union appends to a copy of a what b has beside it, and drops repetitions.

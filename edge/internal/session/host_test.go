@@ -1,0 +1,202 @@
+package session
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"nabat/proto/policy"
+	"nabat/proto/wire"
+)
+
+// host records what a session asks for, and answers when the test says so.
+type host struct {
+	session  *Session
+	limits   Limits
+	policies policy.Set
+	tokens   map[string]*Identity
+
+	now, wakeAt int64
+	members     map[string]bool
+	pending     []*pending
+	atOnce      map[string]bool // verbs answered within the call
+	ended       bool            // the session has closed the connection
+	sent        func(object []byte)
+	out         strings.Builder
+	faults      []string // calls that break the contract
+}
+
+// pending is one question without an answer yet. answer takes an error code,
+// empty when all is well.
+type pending struct {
+	verb, what string
+	answer     func(code string)
+}
+
+var _ Host = (*host)(nil)
+
+func newHost() *host {
+	return &host{session: new(Session), now: 1000, members: make(map[string]bool), tokens: make(map[string]*Identity), atOnce: make(map[string]bool),
+		limits: Limits{MaxRooms: 8, MaxBadCommands: 3, MaxInFlight: 4, MaxPublishBytes: 16, ConnectTimeout: 10, ExpiryWarning: 60}}
+}
+
+func (h *host) fault(format string, args ...any) {
+	h.faults = append(h.faults, fmt.Sprintf(format, args...))
+}
+
+// asked records a call that has an effect: none may come after Close.
+func (h *host) asked(format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	if h.ended {
+		h.fault("after close: %s", text)
+	}
+	h.out.WriteString(text + "\n")
+}
+
+func (h *host) ask(verb, what string, answer func(code string)) {
+	if h.atOnce[verb] {
+		answer("")
+		return
+	}
+	h.pending = append(h.pending, &pending{verb, what, answer})
+}
+
+// reply answers the oldest question that fits.
+func (h *host) reply(verb, what, code string) bool {
+	for i, p := range h.pending {
+		if p.verb == verb && p.what == what {
+			h.pending = slices.Delete(h.pending, i, i+1)
+			p.answer(code)
+			return true
+		}
+	}
+	return false
+}
+
+func refusal(code string) *wire.Error {
+	if code == "" {
+		return nil
+	}
+	e := &wire.Error{Code: wire.Code(code), Reason: "the host says so"}
+	if code == string(wire.Unavailable) {
+		e.RetryMS = 1000
+	}
+	return e
+}
+
+func (h *host) Now() int64                        { return h.now }
+func (h *host) Policy(room string) *policy.Policy { return h.policies.For(room) }
+func (h *host) Name(Ref) (string, string)         { return "c1", "edge-0" }
+func (h *host) Rooms(Ref) []string                { return slices.Sorted(maps.Keys(h.members)) }
+func (h *host) RoomCount(Ref) int                 { return len(h.members) }
+
+func (h *host) Verify(_ Ref, token string, done func(*Identity, *wire.Error)) {
+	h.asked("verify %s", token)
+	h.ask("verify", token, func(code string) {
+		if code == "" && h.tokens[token] == nil {
+			code = string(wire.TokenSignature)
+		}
+		if code != "" {
+			done(nil, refusal(code))
+			return
+		}
+		done(h.tokens[token], nil)
+	})
+}
+
+func (h *host) Join(_ Ref, room string, done func(bool, *wire.Error)) {
+	h.asked("join %s", room)
+	h.ask("join", room, func(code string) {
+		if code != "" {
+			done(false, refusal(code))
+			return
+		}
+		joined := !h.members[room] && !h.ended
+		if joined {
+			h.members[room] = true
+		}
+		done(joined, nil)
+	})
+}
+
+func (h *host) Leave(_ Ref, room string) bool {
+	in := h.members[room]
+	if in {
+		h.asked("leave %s", room)
+		delete(h.members, room)
+	}
+	return in
+}
+
+func (h *host) Publish(_ Ref, id *Identity, p *wire.Publication, done func(*wire.Error)) {
+	user := "nobody"
+	if id != nil {
+		user = id.User
+	}
+	h.asked("publish %s %s %s by %s", p.Room, p.Kind, p.Body, user)
+	h.ask("publish", p.Room, func(code string) { done(refusal(code)) })
+}
+
+func (h *host) Send(_ Ref, object []byte) {
+	h.asked("send %s", object)
+	if h.sent != nil {
+		h.sent(object)
+	}
+}
+
+func (h *host) WakeAt(_ Ref, unix int64) {
+	h.asked("wake at %d", unix)
+	if unix <= h.now {
+		h.fault("wake at %d asked for at %d", unix, h.now)
+	}
+	if h.wakeAt == 0 || unix < h.wakeAt {
+		h.wakeAt = unix
+	}
+}
+
+func (h *host) Close(_ Ref, c wire.Close) {
+	h.asked("close %d %s", c.Status, c.Reason())
+	h.ended = true
+	clear(h.members)
+}
+
+func (h *host) open(id *Identity, rooms []string) { h.session.Open(h, Ref{}, &h.limits, id, rooms) }
+
+func (h *host) handle(text string) { h.session.Handle(h, Ref{}, &h.limits, []byte(text)) }
+
+// advance moves the clock, and wakes the session if its time has come.
+func (h *host) advance(seconds int64) {
+	h.now += seconds
+	if h.wakeAt != 0 && h.now >= h.wakeAt && !h.ended {
+		h.wakeAt = 0
+		h.session.Wake(h, Ref{}, &h.limits)
+	}
+}
+
+// check adds what must be true between any two events.
+func (h *host) check() []string {
+	s := h.session
+	if len(h.members) > h.limits.MaxRooms {
+		h.fault("%d rooms", len(h.members))
+	}
+	if int(s.inFlight) > h.limits.MaxInFlight {
+		h.fault("%d commands in flight", s.inFlight)
+	}
+	if (s.state == closed) != h.ended {
+		h.fault("state %d, but the connection's end is %v", s.state, h.ended)
+	}
+	if s.state == closed && s.wait != nil {
+		h.fault("a closed session keeps memory")
+	}
+	if s.state != closed && len(h.pending) == 0 && (s.wait != nil || s.inFlight != 0) {
+		h.fault("nothing is outstanding: %d in flight, waiting %+v", s.inFlight, s.wait)
+	}
+	c := call{s, h, Ref{}, &h.limits}
+	for room := range h.members {
+		if err := c.maySubscribe(s.identity, room); err != nil && s.state == connected {
+			h.fault("in %s: %v", room, err)
+		}
+	}
+	return h.faults
+}

@@ -1,0 +1,109 @@
+package session
+
+import "nabat/proto/wire"
+
+// joining is what a session knows about a room while commands that named it are
+// not answered yet.
+type joining struct {
+	claims    int         // those commands
+	live      int         // those of them that no unsubscribe has overtaken
+	cuts      int         // unsubscribes since the first claim
+	tentative bool        // a member only because of claims that may still fail
+	refused   *wire.Error // a new token does not allow the room
+}
+
+// cut ends the live claims: the room was left while they waited.
+func (e *joining) cut(refused *wire.Error) {
+	e.cuts++
+	e.live, e.tentative, e.refused = 0, false, refused
+}
+
+// join is one command that waits for its rooms. It is all or nothing, and
+// leaves alone what other commands joined meanwhile.
+type join struct {
+	call
+	rooms  []string
+	marks  []int // for each room its cuts when it was claimed
+	left   int   // answers to wait for
+	failed *wire.Error
+	done   func(in []string, err *wire.Error)
+}
+
+// join joins every room and then calls done once, with the rooms that the
+// connection is in: those that were unsubscribed meanwhile are not. When one
+// fails, those that this call newly joined are left again.
+func (c call) join(rooms []string, done func([]string, *wire.Error)) {
+	if len(rooms) == 0 {
+		done(nil, nil)
+		return
+	}
+	j := &join{call: c, rooms: rooms, marks: make([]int, len(rooms)), left: len(rooms), done: done}
+	for i, room := range rooms {
+		j.marks[i] = c.claim(room)
+	}
+	for _, room := range rooms {
+		c.host.Join(c.ref, room, func(joined bool, err *wire.Error) { j.answer(room, joined, err) })
+	}
+}
+
+func (c call) claim(room string) (mark int) {
+	if c.wait == nil {
+		c.wait = new(waiting)
+	}
+	if c.wait.joining == nil {
+		c.wait.joining = make(map[string]*joining)
+	}
+	e := c.wait.joining[room]
+	if e == nil {
+		e = new(joining)
+		c.wait.joining[room] = e
+	}
+	e.claims++
+	e.live++
+	return e.cuts
+}
+
+func (j *join) answer(room string, joined bool, err *wire.Error) {
+	if j.state == closed {
+		return
+	}
+	switch e := j.wait.joining[room]; {
+	case err != nil:
+		j.failed = err
+	case joined && e.live == 0:
+		j.host.Leave(j.ref, room)
+	case joined:
+		e.tentative = true
+	}
+	if j.left--; j.left == 0 {
+		j.finish()
+	}
+}
+
+func (j *join) finish() {
+	for i, room := range j.rooms {
+		if e := j.wait.joining[room]; e.cuts != j.marks[i] && e.refused != nil && j.failed == nil {
+			j.failed = e.refused
+		}
+	}
+	in := make([]string, 0, len(j.rooms))
+	for i, room := range j.rooms {
+		e := j.wait.joining[room]
+		if e.cuts == j.marks[i] {
+			e.live--
+			if j.failed == nil {
+				e.tentative = false
+				in = append(in, room)
+			}
+		}
+		if e.tentative && e.live == 0 {
+			e.tentative = false
+			j.host.Leave(j.ref, room)
+		}
+		if e.claims--; e.claims == 0 {
+			delete(j.wait.joining, room)
+		}
+	}
+	j.tidy()
+	j.done(in, j.failed)
+}
