@@ -132,8 +132,8 @@ func (c *Config) Check() error {
 		{"max_queue_bytes", int64(c.MaxQueueBytes), 16 << 10, 64 << 20},
 		{"max_inbox_bytes", int64(c.MaxInboxBytes), 1 << 20, 16 << 30},
 		{"max_rooms", int64(c.MaxRooms), 1, 1 << 16},
-		{"max_bad_commands", int64(c.MaxBadCommands), 1, 1 << 20},
-		{"max_in_flight", int64(c.MaxInFlight), 1, 1 << 16},
+		{"max_bad_commands", int64(c.MaxBadCommands), 1, 1<<16 - 1},
+		{"max_in_flight", int64(c.MaxInFlight), 1, 1<<16 - 1},
 		{"send_buffer", int64(c.SendBuffer), 0, 64 << 20},
 	} {
 		if r.value < r.min || r.value > r.max {
