@@ -10,8 +10,10 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"nabat/edge/internal/session"
 	"nabat/proto/grant"
 	"nabat/proto/policy"
+	"nabat/proto/wire"
 )
 
 func TestAPlainNATSPublishReachesTheRoom(t *testing.T) {
@@ -330,6 +332,27 @@ func TestPoliciesReachTheEdgeWithoutARestart(t *testing.T) {
 	until(t, "the newest policies are in force", func() bool { return e.policies.Load().Version == 2 })
 	a.send(`{"id":2,"subscribe":{"rooms":[{"room":"b"}]}}`)
 	a.want(`{"id":2,"subscribed":{"rooms":[{"room":"b"}]}}`)
+}
+
+func TestWhoLeavesWhileJoiningDoesNotTakeTheRoomFromTheNext(t *testing.T) {
+	c := newCluster(t, policy.Dev())
+	e := c.edge(func(cfg *Config) { cfg.Loops = 1 })
+	a, b := dial(t, e, "/ws?room=a"), dial(t, e, "/ws?room=a")
+	_, _, first, _ := parseSession(a.connected("a"))
+	_, _, second, _ := parseSession(b.connected("a"))
+	w := e.workers[0]
+	joined := make(chan *wire.Error, 1)
+	if err := w.loop.Do(func() { // both wait for the same answer of NATS
+		w.Join(session.Ref(first), "r", func(bool, *wire.Error) { w.Leave(session.Ref(first), "r") })
+		w.Join(session.Ref(second), "r", func(_ bool, err *wire.Error) { joined <- err })
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-joined; err != nil {
+		t.Fatal(err)
+	}
+	c.publish("r", "hi", nil)
+	b.want(`{"room":"r","text":"hi"}`)
 }
 
 func TestDrainSaysGoodbye(t *testing.T) {

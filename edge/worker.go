@@ -148,11 +148,16 @@ func (w *worker) Join(ref session.Ref, room string, done func(bool, *wire.Error)
 }
 
 func (w *worker) joined(room string, err error) {
-	waiting := w.joining[room]
-	delete(w.joining, room)
-	for _, finish := range waiting {
-		finish(err)
+	// The room stays listed meanwhile: whoever leaves it again at once must not
+	// release it for those behind, and may ask for it anew.
+	for len(w.joining[room]) > 0 {
+		waiting := w.joining[room]
+		w.joining[room] = nil
+		for _, finish := range waiting {
+			finish(err)
+		}
 	}
+	delete(w.joining, room)
 	if !w.hub.Has(room) {
 		w.release(room)
 	}
