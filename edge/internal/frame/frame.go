@@ -104,7 +104,8 @@ func AppendText(dst, object []byte) []byte {
 }
 
 // AppendObjectEvent appends one JSON object that is not a message as a
-// server-sent event named after its kind: the object's first key that is not id.
+// server-sent event named after its kind. An event stream carries no commands,
+// so the object has no id before it.
 func AppendObjectEvent(dst, object []byte) []byte {
 	dst = append(dst, "event: "...)
 	dst = append(dst, Kind(object)...)

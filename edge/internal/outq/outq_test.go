@@ -68,6 +68,95 @@ func TestForgetRoom(t *testing.T) {
 	}
 }
 
+func TestGatherCopiesOnlyWhatMustBeJoined(t *testing.T) {
+	scratch := make([]byte, 0, 8)
+	for _, c := range []struct {
+		rule   string
+		items  []string
+		want   string
+		shared bool // the item's own bytes
+	}{
+		{"nothing waits", nil, "", true},
+		{"a single item is not copied", []string{"abc"}, "abc", true},
+		{"nor is a first item that alone fills the buffer", []string{"abcdefghi", "j"}, "abcdefghi", true},
+		{"small items are joined", []string{"abc", "def"}, "abcdef", false},
+		{"as far as they fit", []string{"abc", "def", "ghi", "j"}, "abcdefgh", false},
+	} {
+		t.Run(c.rule, func(t *testing.T) {
+			var q Queue
+			for _, s := range c.items {
+				q.Force(Item{Bytes: []byte(s), Count: 1})
+			}
+			got := q.Gather(scratch)
+			if string(got) != c.want {
+				t.Fatalf("got %q", got)
+			}
+			if shared := len(got) == 0 || &got[0] != &scratch[:1][0]; shared != c.shared {
+				t.Fatalf("the item's own bytes: %v", shared)
+			}
+			if q.Len() != len(c.items) {
+				t.Fatal("Gather took items off")
+			}
+		})
+	}
+}
+
+func TestTruncateKeepsAFrameThatWasBegun(t *testing.T) {
+	for _, c := range []struct {
+		rule    string
+		items   []string
+		written int
+		dropped int
+		want    string
+	}{
+		{"an empty queue", nil, 0, 0, ""},
+		{"one item stays", []string{"abc"}, 0, 0, "abc"},
+		{"what is behind the first goes", []string{"abc", "de", "f"}, 0, 3, "abc"},
+		{"the rest of a begun frame stays", []string{"abc", "de", "f"}, 1, 3, "bc"},
+		{"also when it is not the first of all", []string{"abc", "de", "f"}, 4, 1, "e"},
+	} {
+		t.Run(c.rule, func(t *testing.T) {
+			var q Queue
+			for _, s := range c.items {
+				q.Force(Item{Bytes: []byte(s), Count: 1})
+			}
+			q.Advance(c.written)
+			q.noteGap(7)
+			if got := q.Truncate(); got != c.dropped || q.Gapped() {
+				t.Errorf("dropped %d, gapped %v", got, q.Gapped())
+			}
+			if got := q.Gather(make([]byte, 0, 64)); string(got) != c.want || q.Bytes() != len(c.want) {
+				t.Errorf("left %q, %d bytes", got, q.Bytes())
+			}
+		})
+	}
+}
+
+// A queue that is written as fast as it is filled neither grows nor keeps what
+// was written.
+func TestASteadyQueueNeitherGrowsNorAllocates(t *testing.T) {
+	var q Queue
+	it, scratch := item(1, 100), make([]byte, 0, 1024)
+	step := func() {
+		q.Push(it, 1000, true)
+		q.Advance(len(q.Gather(scratch)) - 50)
+	}
+	for range 100 {
+		step()
+	}
+	if n := testing.AllocsPerRun(100, func() { step() }); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+	if cap(q.items) > 32 {
+		t.Errorf("%d places for %d items", cap(q.items), q.Len())
+	}
+	for _, old := range q.items[:q.head] {
+		if old.Bytes != nil {
+			t.Fatal("a written buffer is still held")
+		}
+	}
+}
+
 // Whatever the sizes of pushes and writes, the bytes come out as they went in.
 func TestBytesComeOutInOrder(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
