@@ -271,6 +271,33 @@ func TestASlowReaderOfAStrictRoomIsDisconnected(t *testing.T) {
 	slow.wantClose(4100, `{"code":"slow","retry_ms":2000}`)
 }
 
+// The ping deadline comes between the close and the end of the client's time for
+// its own half: it must not cut that short.
+func TestAnOlderDeadlineDoesNotCutACloseShort(t *testing.T) {
+	c := newCluster(t, policy.Dev())
+	e := c.edge(func(cfg *Config) {
+		cfg.ConnectTimeout, cfg.PingInterval, cfg.CloseTimeout = time.Second, 1200*time.Millisecond, 3*time.Second
+	})
+	client := dial(t, e, "/ws")
+	_ = client.conn.SetReadDeadline(time.Now().Add(patience))
+	for {
+		f, err := ws.ReadFrame(client.r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if f.Header.OpCode == ws.OpClose {
+			break
+		}
+	}
+	closed := time.Now()
+	if _, err := io.ReadAll(client.r); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(closed); took < 2*time.Second {
+		t.Fatalf("the connection ended %s after the close frame, close_timeout is 3s", took)
+	}
+}
+
 func TestADeadPeerIsFound(t *testing.T) {
 	c := newCluster(t, policy.Dev())
 	e := c.edge(func(cfg *Config) { cfg.PingInterval, cfg.PongTimeout = time.Second, time.Second })

@@ -119,7 +119,8 @@ func (t *tree) load(fsys fs.FS, r Rules, ignored ignore) error {
 			}
 			return nil
 		}
-		if !d.Type().IsRegular() || ignored.match(name, false) {
+		// A linked work tree has a file .git, which says where the rest lies.
+		if !d.Type().IsRegular() || name == ".git" || ignored.match(name, false) {
 			return nil
 		}
 		text, err := fs.ReadFile(fsys, name)

@@ -59,7 +59,7 @@ type Link struct {
 	Env     *Env
 	Session session.Session
 
-	wakeAt  int64  // unix seconds of the session's next Wake, 0 for none
+	wakeAt  int64  // unix seconds of the session's next Wake, 0 for none; when Closing, the end of that in milliseconds
 	heard   uint32 // seconds of the loop's clock at which the client was last heard
 	Pinged  bool   // a ping waits for an answer
 	Closing bool   // a close was sent; only the end of the connection is awaited
@@ -133,8 +133,20 @@ func (l *Link) Begin(label string) bool {
 	}
 	l.Env.Leave(l.Out.ref)
 	l.Closing = true
+	l.wakeAt = l.Env.Loop.Now().Add(l.Env.Limits.CloseTimeout).UnixMilli()
 	l.Env.Counts.Closes.Add(label, 1)
 	return true
+}
+
+// CloseOver reports whether the client had its time to end its half of the
+// close. An earlier Wake may be left over from before: it asks for another.
+func (l *Link) CloseOver() bool {
+	rest := time.UnixMilli(l.wakeAt).Sub(l.Env.Loop.Now())
+	if rest <= 0 {
+		return true
+	}
+	l.Env.Loop.WakeIn(l.Out.ref, rest)
+	return false
 }
 
 // HalfClose says that nothing more will be sent, once everything was, and

@@ -57,7 +57,9 @@ func (c *Conn) Ready(ev loop.Events) {
 // quiet stream; a dead peer is found by TCP_USER_TIMEOUT once it is unanswered.
 func (c *Conn) Wake() {
 	if c.Closing {
-		c.end("")
+		if c.CloseOver() {
+			c.end("")
+		}
 		return
 	}
 	c.SessionWake()

@@ -62,7 +62,9 @@ func (c *Conn) Ready(ev loop.Events) {
 // Wake implements loop.Handler: close timeout, session deadlines, liveness.
 func (c *Conn) Wake() {
 	if c.Closing {
-		c.end("")
+		if c.CloseOver() {
+			c.end("")
+		}
 		return
 	}
 	c.SessionWake()

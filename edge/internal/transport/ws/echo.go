@@ -1,6 +1,8 @@
 package ws
 
 import (
+	"time"
+
 	"nabat/edge/internal/loop"
 	"nabat/edge/internal/transport"
 )
@@ -16,6 +18,7 @@ type Echo struct {
 	unread  []byte // arrived, and not read while output waits
 	closing bool
 	ended   bool
+	closeBy time.Time // when closing, the end of the client's time
 }
 
 var (
@@ -82,9 +85,15 @@ func (e *Echo) Drained() {
 
 // Wake implements loop.Handler.
 func (e *Echo) Wake() {
-	if e.closing {
-		e.end()
+	if !e.closing {
+		return
 	}
+	// A Wake may be left over from the handshake.
+	if rest := e.closeBy.Sub(e.env.Loop.Now()); rest > 0 {
+		e.env.Loop.WakeIn(e.out.Ref(), rest)
+		return
+	}
+	e.end()
 }
 
 // Failed implements transport.Owner.
@@ -100,7 +109,7 @@ func (e *Echo) close(status uint16, reason string) {
 	if e.closing {
 		return
 	}
-	e.closing = true
+	e.closing, e.closeBy = true, e.env.Loop.Now().Add(e.env.Limits.CloseTimeout)
 	e.env.Writer.Send(&e.out, AppendCloseFrame(nil, status, reason))
 	e.env.Writer.FlushOne(&e.out)
 	e.env.HalfClose(&e.out)
