@@ -276,9 +276,10 @@ func TestASlowReaderOfAStrictRoomIsDisconnected(t *testing.T) {
 func TestAnOlderDeadlineDoesNotCutACloseShort(t *testing.T) {
 	c := newCluster(t, policy.Dev())
 	e := c.edge(func(cfg *Config) {
-		cfg.ConnectTimeout, cfg.PingInterval, cfg.CloseTimeout = time.Second, 1200*time.Millisecond, 3*time.Second
+		cfg.PingInterval, cfg.CloseTimeout = 500*time.Millisecond, 3*time.Second
 	})
 	client := dial(t, e, "/ws")
+	client.send(`{"connect":{"token":"none"}}`)
 	_ = client.conn.SetReadDeadline(time.Now().Add(patience))
 	for {
 		f, err := ws.ReadFrame(client.r)
