@@ -245,6 +245,9 @@ func TestEventStream(t *testing.T) {
 	if !strings.HasPrefix(head, "HTTP/1.1 200 OK\nContent-Type: text/event-stream") || !strings.Contains(head, "Access-Control-Allow-Origin: http://localhost:3000") {
 		t.Fatal(head)
 	}
+	if s := line(); s != "retry: 2000" {
+		t.Fatal(s)
+	}
 	if s := line(); s != "event: connected" {
 		t.Fatal(s)
 	}

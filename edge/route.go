@@ -50,7 +50,14 @@ func (r *router) Serve(h *listen.Handshake, head *listen.Head, rest []byte) {
 		r.serve(h, head, rest, path)
 		return
 	case "/":
+		if m := string(head.Method); m != "GET" && m != "HEAD" {
+			h.Refuse(&wire.Error{Code: wire.MethodNotAllowed, Reason: path + " takes GET"}, "Allow: GET, HEAD")
+			return
+		}
 		h.Respond(200, "text/plain; charset=utf-8", []byte(help))
+		return
+	case "*": // RFC 9110 §9.3.7: the server as a whole
+		h.Respond(204, "", nil, "Allow: GET, HEAD, OPTIONS")
 		return
 	}
 	h.Refuse(&wire.Error{Code: wire.NotFound, Reason: "there is nothing at this path: use /ws?room=NAME for WebSockets, /sse?room=NAME for event streams"})
@@ -67,6 +74,10 @@ type request struct {
 
 func (r *router) serve(h *listen.Handshake, head *listen.Head, rest []byte, path string) {
 	q, err := r.read(head, path)
+	if id, _ := head.Header("Last-Event-ID"); err == nil && path == "/sse" && string(id) == wire.ClosedID {
+		h.Respond(204, "", nil, q.cors...)
+		return
+	}
 	if err == nil && path != "/sse" {
 		err = ws.Check(head)
 	}
@@ -191,7 +202,7 @@ func (r *router) admit(h *listen.Handshake, head *listen.Head, rest []byte, q re
 	}
 	if q.path == "/sse" {
 		c := new(sse.Conn)
-		c.Start(w.env, h.Ref(), h.Upgrade(c), sse.Head(q.cors...))
+		c.Start(w.env, h.Ref(), h.Upgrade(c), sse.Head(w.loop.Now(), q.cors...))
 		c.Session.Open(w, c.SessionRef(), &w.limits, id, q.rooms)
 		return
 	}
@@ -228,7 +239,7 @@ func (r *router) refuse(h *listen.Handshake, q request, err *wire.Error) {
 	case 401:
 		headers = append(headers, `WWW-Authenticate: Bearer realm="nabat"`)
 	case 426:
-		headers = append(headers, "Upgrade: websocket", "Sec-WebSocket-Version: 13")
+		headers = append(headers, "Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13")
 	}
 	h.Refuse(err, headers...)
 }

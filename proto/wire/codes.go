@@ -151,6 +151,12 @@ var (
 	CloseDrain          = Close{Status: 4200, Code: Drain, RetryMS: 200}
 )
 
+// Returns reports whether the client should come back: not after 4000–4099, but
+// for 4001, with a fresh token.
+func (c Close) Returns() bool {
+	return c.Status < 4000 || c.Status >= 4100 || c.Status == CloseExpired.Status
+}
+
 // CloseFor is the close that follows e where a connection cannot go on.
 func CloseFor(e *Error) Close {
 	c := Close{Status: 4000, Code: e.Code, RetryMS: e.RetryMS}

@@ -114,11 +114,19 @@ func AppendEvent(dst []byte, m *Message) []byte {
 // in milliseconds: it does so whatever the code, and all of a node at once.
 const minRetry = 1000
 
+// ClosedID is the id of the event that ends a stream for good. An EventSource
+// comes back whenever its stream ends, and says the id of the last event: with
+// this one it is answered 204, and stays away (WHATWG HTML, server-sent events).
+const ClosedID = "closed"
+
 // AppendCloseEvent appends the end of an event stream: what a close frame would
 // say, and the time that an EventSource waits before it comes back.
 func AppendCloseEvent(dst []byte, c Close) []byte {
 	dst = append(dst, "event: close\nretry: "...)
 	dst = strconv.AppendInt(dst, int64(max(c.RetryMS, minRetry)), 10)
+	if !c.Returns() {
+		dst = append(dst, "\nid: "+ClosedID...)
+	}
 	dst = append(dst, "\ndata: "...)
 	dst = append(dst, c.Reason()...)
 	return append(dst, '\n', '\n')

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -27,11 +28,16 @@ type Handshake struct {
 	ref      loop.Ref
 	fd       int
 	state    handshakeState
-	held     bool   // the router answers later
-	gone     bool   // the client closed its half while the router held
+	held     bool   // the router answers later; what follows waits in the socket
+	more     bool   // the socket may hold input whose event is spent
+	headOnly bool   // the answer has no body: the method is HEAD
 	buf      []byte // a partial head, or a held one with what came behind it
 	scanned  int
 }
+
+// readsPerTurn is how many buffers one client may send before others get their
+// turn.
+const readsPerTurn = 4
 
 var _ loop.Handler = (*Handshake)(nil)
 
@@ -45,7 +51,10 @@ func (h *Handshake) Ready(ev loop.Events) {
 		return
 	}
 	buf := h.acceptor.loop.Buffer()
-	for h.state != done && !h.gone {
+	for range readsPerTurn {
+		if h.held || h.state == done {
+			return
+		}
 		n, err := unix.Read(h.fd, buf)
 		switch {
 		case err == unix.EINTR:
@@ -53,24 +62,18 @@ func (h *Handshake) Ready(ev loop.Events) {
 		case err == unix.EAGAIN:
 			return
 		case n <= 0:
-			h.endOfInput()
+			h.finish("gone")
 			return
 		case h.state == lingering:
 			continue // discard, so that closing does not reset the connection
 		}
 		h.acceptor.counts.BytesIn.Add(uint64(n))
-		if h.feed(buf[:n]); h.held {
-			return // what follows waits in the socket
-		}
+		h.more = n == len(buf) || ev&unix.EPOLLRDHUP != 0
+		h.feed(buf[:n])
 	}
-}
-
-func (h *Handshake) endOfInput() {
-	if h.held {
-		h.gone = true // a held request is still answered: the client may have half-closed
-		return
+	if !h.held && h.state != done {
+		h.acceptor.loop.Again(h.ref)
 	}
-	h.finish("gone")
 }
 
 func (h *Handshake) feed(b []byte) {
@@ -93,6 +96,7 @@ func (h *Handshake) feed(b []byte) {
 		}
 		h.Refuse(refusal)
 	default:
+		h.headOnly = string(head.Method) == "HEAD"
 		h.acceptor.router.Serve(h, head, b[n:])
 	}
 }
@@ -119,6 +123,9 @@ func (h *Handshake) Upgrade(next loop.Handler) (fd int) {
 	h.leave()
 	h.acceptor.counts.Handshakes.Add(1)
 	h.acceptor.loop.Swap(h.ref, next)
+	if h.more || h.held {
+		h.acceptor.loop.Again(h.ref) // the handshake took next's event
+	}
 	return h.fd
 }
 
@@ -136,11 +143,15 @@ func (h *Handshake) leave() {
 
 // Wake ends a handshake that took too long, or a linger. Called by the loop.
 func (h *Handshake) Wake() {
-	if h.state == waiting && !h.held {
+	switch {
+	case h.state != waiting:
+		h.finish("")
+	case h.held:
+		h.Refuse(&wire.Error{Code: wire.Overloaded, RetryMS: h.acceptor.limits.RetryAfterSecond * 1000,
+			Reason: "the token was not checked in " + h.acceptor.limits.HeadTimeout.String()})
+	default:
 		h.Refuse(&wire.Error{Code: wire.HeadTimeout, Reason: "the request head did not arrive in " + h.acceptor.limits.HeadTimeout.String()})
-		return
 	}
-	h.finish("")
 }
 
 func (h *Handshake) sendAway() {
@@ -174,18 +185,21 @@ func (h *Handshake) Refuse(e *wire.Error, headers ...string) {
 }
 
 // Respond answers with a complete response and closes. Headers are whole lines
-// without their ends.
+// without their ends. A 204 has no body.
 func (h *Handshake) Respond(status int, contentType string, body []byte, headers ...string) {
 	if h.state != waiting {
 		return
 	}
 	b := response(status, contentType, body, headers...)
+	if h.headOnly {
+		b = b[:len(b)-len(body)] // RFC 9110 §9.3.2
+	}
 	// A refusal is small and the socket is new: what does not fit is lost.
 	_, _ = unix.SendmsgN(h.fd, b, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
 	h.acceptor.counts.BytesOut.Add(uint64(len(b)))
 	h.leave()
 	h.state = lingering
-	if unix.Shutdown(h.fd, unix.SHUT_WR) != nil || h.gone {
+	if unix.Shutdown(h.fd, unix.SHUT_WR) != nil {
 		h.finish("")
 		return
 	}
@@ -200,7 +214,8 @@ func response(status int, contentType string, body []byte, headers ...string) []
 	b = strconv.AppendInt(b, int64(status), 10)
 	b = append(b, ' ')
 	b = append(b, http.StatusText(status)...)
-	b = append(b, "\r\nConnection: close\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n"...)
+	b = AppendDate(append(b, "\r\n"...), time.Now())
+	b = append(b, "Connection: close\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n"...)
 	for _, line := range headers {
 		b = append(append(b, line...), "\r\n"...)
 	}
@@ -213,6 +228,13 @@ func response(status int, contentType string, body []byte, headers ...string) []
 	}
 	b = append(b, "\r\n"...)
 	return append(b, body...)
+}
+
+// AppendDate appends the header line that every response of a server with a
+// clock must have (RFC 9110 §6.6.1).
+func AppendDate(b []byte, now time.Time) []byte {
+	b = now.UTC().AppendFormat(append(b, "Date: "...), http.TimeFormat)
+	return append(b, "\r\n"...)
 }
 
 func overloadedResponse(retryAfter int) []byte {

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 
 	"nabat/proto/wire"
@@ -22,10 +23,11 @@ type Head struct {
 	Method []byte
 	Path   []byte // of the target, not decoded
 
-	raw    []byte
-	query  []byte
-	fields []field
-	first  [24]field
+	raw       []byte
+	authority []byte // of a target in absolute-form
+	query     []byte
+	fields    []field
+	first     [24]field
 }
 
 type field struct{ name, value []byte }
@@ -41,15 +43,15 @@ func (h *Head) Parse(buf []byte, from, limit int) (int, error) {
 		return 0, err
 	}
 	end := endOfHead(buf, max(from-3, 0))
-	if end < 0 && len(buf) <= limit {
-		// Refuse now what can not become a head: who floods garbage need not
-		// be waited for.
-		if i := bytes.IndexByte(buf, '\n'); i >= 0 || len(buf) > 16 {
-			if err := plausible(buf); err != nil {
-				return 0, err
-			}
+	if end < 0 {
+		// Refuse now what can not become a head: nobody waits out a flood of
+		// garbage, and HTTP/0.9 sends nothing behind its one line.
+		if err := plausible(buf, from); err != nil {
+			return 0, err
 		}
-		return 0, ErrMore
+		if len(buf) <= limit {
+			return 0, ErrMore
+		}
 	}
 	if end < 0 || end > limit {
 		return 0, &wire.Error{Code: wire.HeadTooLarge, Reason: fmt.Sprintf("the request head is larger than %d bytes", limit)}
@@ -80,9 +82,12 @@ func endOfHead(buf []byte, from int) int {
 	}
 }
 
+// tlsHandshake is the first byte that a TLS client sends (RFC 8446 §5.1).
+const tlsHandshake = 0x16
+
 // foreign recognises what is spoken on this port by mistake.
 func foreign(buf []byte) error {
-	if len(buf) >= 2 && buf[0] == 0x16 && buf[1] == 0x03 {
+	if len(buf) >= 2 && buf[0] == tlsHandshake && buf[1] == 0x03 {
 		return &wire.Error{Code: wire.TLSOnPlainPort, Reason: "this port speaks plain HTTP: use ws:// or http://, or put a TLS proxy before it"}
 	}
 	if bytes.HasPrefix(buf, []byte("PRI * HTTP/2")) {
@@ -91,17 +96,36 @@ func foreign(buf []byte) error {
 	return nil
 }
 
-func plausible(buf []byte) error {
-	for i, c := range buf[:min(len(buf), 16)] {
-		if c == ' ' && i > 0 {
-			return nil
+// plausible checks the method, and the request line once it is whole. from is
+// how much of buf passed before.
+func plausible(buf []byte, from int) error {
+	if len(buf) == 1 && buf[0] == tlsHandshake {
+		return nil // the next byte tells
+	}
+	if i := bytes.IndexByte(buf, '\n'); i >= from {
+		line, _, err := cutLine(buf[:i+1])
+		if err != nil {
+			return err
 		}
+		return new(Head).requestLine(line)
+	} else if i >= 0 {
+		return nil
+	}
+	method, _, _ := bytes.Cut(buf[:min(len(buf), maxMethod+1)], []byte(" "))
+	return checkMethod(method)
+}
+
+// maxMethod is longer than every registered method (RFC 9110 §16.1).
+const maxMethod = 20
+
+func checkMethod(method []byte) error {
+	if len(method) > maxMethod {
+		return malformed("the method is not one this server knows (RFC 9110 §9.1)")
+	}
+	for _, c := range method {
 		if !isTchar(c) {
 			return malformed("the request does not begin with a method (RFC 9110 §9.1)")
 		}
-	}
-	if len(buf) > 16 {
-		return malformed("the method is not one this server knows (RFC 9110 §9.1)")
 	}
 	return nil
 }
@@ -151,34 +175,69 @@ func cutLine(b []byte) (line, rest []byte, err error) {
 func (h *Head) requestLine(line []byte) error {
 	method, rest, ok := bytes.Cut(line, []byte(" "))
 	target, version, ok2 := bytes.Cut(rest, []byte(" "))
-	if !ok || !ok2 || len(method) == 0 || len(target) == 0 {
+	if !ok || len(method) == 0 || len(target) == 0 {
 		return malformed("the request line is not METHOD TARGET VERSION with single spaces (RFC 9112 §3)")
 	}
-	for _, c := range method {
-		if !isTchar(c) {
-			return malformed("the method is not a token (RFC 9110 §9.1)")
-		}
+	if err := checkMethod(method); err != nil {
+		return err
 	}
+	if !ok2 {
+		return &wire.Error{Code: wire.HTTPVersion, Reason: "the request line has no version, as in HTTP/0.9: this server speaks HTTP/1.1"}
+	}
+	if err := checkVersion(string(version)); err != nil {
+		return err
+	}
+	h.Method = method
+	return h.target(target)
+}
+
+func checkVersion(v string) error {
 	switch {
-	case string(version) == "HTTP/1.1":
-	case string(version) == "HTTP/1.0":
+	case v == "HTTP/1.1":
+		return nil
+	case v == "HTTP/1.0":
 		return &wire.Error{Code: wire.HTTPVersion, Reason: "HTTP/1.0 can not upgrade to a WebSocket: a proxy in front must speak HTTP/1.1 (nginx: proxy_http_version 1.1)"}
-	case len(version) == 8 && bytes.HasPrefix(version, []byte("HTTP/")):
+	case len(v) == 8 && strings.HasPrefix(v, "HTTP/") && isDigit(v[5]) && v[6] == '.' && isDigit(v[7]):
 		return &wire.Error{Code: wire.HTTPVersion, Reason: "this server speaks HTTP/1.1"}
-	default:
-		return malformed("the HTTP version is malformed (RFC 9112 §2.3)")
 	}
-	// RFC 9112 §3.2.1: origin-form. The others belong to proxies.
-	if target[0] != '/' && !(len(target) == 1 && target[0] == '*') {
-		return malformed("the request target must begin with / (RFC 9112 §3.2.1)")
-	}
-	for _, c := range target {
+	return malformed("the HTTP version is malformed (RFC 9112 §2.3)")
+}
+
+func isDigit(c byte) bool { return c >= '0' && c <= '9' }
+
+// target reads the request target (RFC 9112 §3.2). CONNECT's authority-form
+// belongs to proxies.
+func (h *Head) target(t []byte) error {
+	for _, c := range t {
 		if c <= ' ' || c >= 0x7f || c == '#' {
 			return malformed("the request target holds a character that must be percent-encoded (RFC 3986 §2)")
 		}
 	}
-	h.Method = method
-	h.Path, h.query, _ = bytes.Cut(target, []byte("?"))
+	if t[0] != '/' && string(t) != "*" {
+		// §3.2.2: a server must take the absolute-form too.
+		scheme, rest, _ := bytes.Cut(t, []byte("://"))
+		if !equalFold(scheme, "http") && !equalFold(scheme, "https") {
+			return malformed("the request target must begin with / (RFC 9112 §3.2.1)")
+		}
+		n := bytes.IndexAny(rest, "/?")
+		if n < 0 {
+			n = len(rest)
+		}
+		h.authority, t = rest[:n], rest[n:]
+		if len(h.authority) == 0 || !validHost(h.authority) {
+			return malformed("the request target has no valid host (RFC 9110 §4.2.1)")
+		}
+	}
+	h.Path, h.query, _ = bytes.Cut(t, []byte("?"))
+	switch {
+	case len(h.Path) == 0:
+		h.Path = []byte("/")
+	case h.Path[0] == '*' && string(h.Method) != "OPTIONS":
+		return malformed("only OPTIONS has the target * (RFC 9112 §3.2.4)")
+	}
+	if _, err := unescape(h.Path); err != nil {
+		return malformed("the path holds a %% that is not followed by two hexadecimal digits (RFC 3986 §2.1)")
+	}
 	return nil
 }
 
@@ -209,57 +268,81 @@ func (h *Head) fieldLine(line []byte) error {
 	return nil
 }
 
+// singletons are the headers that a client says once. Two of them are two
+// opinions, and what stands between may follow the other one (RFC 9110 §5.3).
+var singletons = [...]string{"Host", "Content-Length", "Origin", "Authorization", "Sec-WebSocket-Key", "Sec-WebSocket-Version"}
+
 // check refuses heads that two readers could understand differently.
 func (h *Head) check() error {
-	var hosts, lengths, encodings int
-	var length []byte
+	var counts [len(singletons)]int
 	for _, f := range h.fields {
-		switch {
-		case equalFold(f.name, "Host"):
-			hosts++
-			if !validHost(f.value) {
-				return malformed("Host is malformed (RFC 9110 §7.2)")
+		for i, name := range singletons {
+			if equalFold(f.name, name) {
+				if counts[i]++; counts[i] > 1 {
+					return malformed("there is more than one %s header (RFC 9110 §5.3)", name)
+				}
 			}
-		case equalFold(f.name, "Content-Length"):
-			lengths++
-			length = f.value
-		case equalFold(f.name, "Transfer-Encoding"):
-			encodings++
 		}
 	}
+	host, ok := h.Header("Host")
+	length, sized := h.Header("Content-Length")
+	_, coded := h.Header("Transfer-Encoding")
 	switch {
-	case hosts == 0:
+	case !ok:
 		return malformed("there is no Host header (RFC 9112 §3.2)")
-	case hosts > 1:
-		return malformed("there is more than one Host header (RFC 9112 §3.2)")
-	case lengths > 1:
-		return malformed("there is more than one Content-Length (RFC 9112 §6.3)")
-	case encodings > 0 && lengths > 0:
+	case !validHost(host):
+		return malformed("Host is malformed (RFC 9110 §7.2)")
+	case h.authority != nil && !equalFold(h.authority, string(host)):
+		return malformed("Host is not the host of the request target (RFC 9112 §3.2.2)")
+	case coded && sized:
 		return malformed("Transfer-Encoding and Content-Length together are a smuggling attempt (RFC 9112 §6.1)")
-	case encodings > 0:
+	case coded:
 		return malformed("no request here has a body: Transfer-Encoding is refused (RFC 9112 §6)")
-	case lengths == 1 && string(length) != "0":
+	case sized && string(length) != "0":
 		return malformed("no request here has a body: Content-Length must be absent or 0 (RFC 9112 §6)")
 	}
 	return nil
 }
 
-// validHost accepts host[:port] and refuses what has no place in it.
+// validHost accepts uri-host [ ":" port ] without percent-encoding, which no
+// host name that can be reached has (RFC 3986 §3.2.2). Empty is legal
+// (RFC 9112 §3.2).
 func validHost(v []byte) bool {
-	for _, c := range v {
-		if c <= ' ' || c >= 0x7f || strings.IndexByte(`/?#@\,"<>{}|^`+"`", c) >= 0 {
+	port := v
+	if len(v) > 0 && v[0] == '[' {
+		literal, rest, closed := bytes.Cut(v[1:], []byte("]"))
+		if _, err := netip.ParseAddr(string(literal)); err != nil || !closed || bytes.IndexByte(literal, '%') >= 0 || bytes.IndexByte(literal, ':') < 0 {
+			return false
+		}
+		if port = rest; len(rest) > 0 && rest[0] != ':' {
+			return false
+		}
+	} else {
+		name, _, _ := bytes.Cut(v, []byte(":"))
+		for _, c := range name {
+			if !isAlphanumeric(c) && strings.IndexByte("-._~!$&'()*+,;=", c) < 0 {
+				return false
+			}
+		}
+		port = v[len(name):]
+	}
+	if len(port) == 0 {
+		return true
+	}
+	for _, c := range port[1:] {
+		if !isDigit(c) {
 			return false
 		}
 	}
-	return true // an empty Host is legal when the authority is empty (RFC 9110 §7.2)
+	return len(port) <= len(":65535")
+}
+
+func isAlphanumeric(c byte) bool {
+	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || isDigit(c)
 }
 
 func isTchar(c byte) bool {
-	switch {
-	case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9':
-		return true
-	}
-	return strings.IndexByte("!#$%&'*+-.^_`|~", c) >= 0 && c != 0
+	return isAlphanumeric(c) || strings.IndexByte("!#$%&'*+-.^_`|~", c) >= 0
 }
 
 func equalFold(b []byte, s string) bool {
@@ -310,94 +393,4 @@ func (h *Head) Has(name, token string) (found bool) {
 		return !found
 	})
 	return found
-}
-
-// Query is the first value of a query parameter, percent-decoded.
-func (h *Head) Query(name string) (value string, ok bool, err error) {
-	list, err := h.QueryAll(name)
-	if err != nil || len(list) == 0 {
-		return "", false, err
-	}
-	return list[0], true, nil
-}
-
-// QueryAll is every value of a query parameter, percent-decoded. A + is a
-// space, as browsers' URLSearchParams write it.
-func (h *Head) QueryAll(name string) (list []string, err error) {
-	for rest, more := h.query, len(h.query) > 0; more; {
-		var pair []byte
-		pair, rest, more = bytes.Cut(rest, []byte("&"))
-		k, v, _ := bytes.Cut(pair, []byte("="))
-		key, err := unescape(k)
-		if err != nil {
-			return nil, err
-		}
-		if key != name {
-			continue
-		}
-		value, err := unescape(v)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, value)
-	}
-	return list, nil
-}
-
-var errEscape = errors.New("listen: bad percent-encoding")
-
-func unescape(b []byte) (string, error) {
-	if !bytes.ContainsAny(b, "%+") {
-		return string(b), nil
-	}
-	out := make([]byte, 0, len(b))
-	for i := 0; i < len(b); i++ {
-		switch b[i] {
-		case '+':
-			out = append(out, ' ')
-		case '%':
-			if i+2 >= len(b) {
-				return "", errEscape
-			}
-			hi, lo := unhex(b[i+1]), unhex(b[i+2])
-			if hi < 0 || lo < 0 {
-				return "", errEscape
-			}
-			out = append(out, byte(hi<<4|lo))
-			i += 2
-		default:
-			out = append(out, b[i])
-		}
-	}
-	return string(out), nil
-}
-
-func unhex(c byte) int {
-	switch {
-	case c >= '0' && c <= '9':
-		return int(c - '0')
-	case c >= 'a' && c <= 'f':
-		return int(c-'a') + 10
-	case c >= 'A' && c <= 'F':
-		return int(c-'A') + 10
-	}
-	return -1
-}
-
-// Cookie is the value of a cookie (RFC 6265 §5.4).
-func (h *Head) Cookie(name string) (string, bool) {
-	for _, f := range h.fields {
-		if !equalFold(f.name, "Cookie") {
-			continue
-		}
-		for rest, more := f.value, true; more; {
-			var pair []byte
-			pair, rest, more = bytes.Cut(rest, []byte(";"))
-			k, v, ok := bytes.Cut(bytes.TrimSpace(pair), []byte("="))
-			if ok && string(k) == name {
-				return string(bytes.Trim(v, `"`)), true
-			}
-		}
-	}
-	return "", false
 }

@@ -48,8 +48,9 @@ func (e Events) Writable() bool { return e&(unix.EPOLLOUT|unix.EPOLLHUP|unix.EPO
 // Gone reports that the connection is dead in both directions.
 func (e Events) Gone() bool { return e&(unix.EPOLLHUP|unix.EPOLLERR) != 0 }
 
-// input is what Again hands to a handler: go on reading.
-const input Events = unix.EPOLLIN
+// input is what Again hands to a handler: go on reading, up to EAGAIN, because
+// the edge that reported the end of input may be spent.
+const input Events = unix.EPOLLIN | unix.EPOLLRDHUP
 
 // Ref names a connection on its loop. A slot is used again by later
 // connections; the generation tells them apart.

@@ -3,6 +3,10 @@
 package sse
 
 import (
+	"net/http"
+	"strconv"
+	"time"
+
 	"nabat/edge/internal/frame"
 	"nabat/edge/internal/loop"
 	"nabat/edge/internal/transport"
@@ -20,16 +24,23 @@ var (
 	_ transport.Client = (*Conn)(nil)
 )
 
-// Head is the response head of an event stream. headers are whole lines without
-// their ends. No length and no chunks: the stream ends with the connection, and
-// so every member of a room can be sent the same bytes.
-func Head(headers ...string) []byte {
+// retryMS is when a client returns whose stream broke without a goodbye. The
+// browsers' own defaults differ.
+const retryMS = 2000
+
+// Head is the response head of an event stream and the stream's first line.
+// headers are whole lines without their ends. No length and no chunks: the
+// stream ends with the connection, and so every member of a room can be sent
+// the same bytes.
+func Head(now time.Time, headers ...string) []byte {
 	b := []byte("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n" +
-		"Cache-Control: no-store\r\nConnection: close\r\nX-Accel-Buffering: no\r\n")
+		"Cache-Control: no-store\r\nConnection: close\r\nX-Accel-Buffering: no\r\nDate: ")
+	b = append(now.UTC().AppendFormat(b, http.TimeFormat), "\r\n"...) // RFC 9110 §6.6.1
 	for _, line := range headers {
 		b = append(append(b, line...), "\r\n"...)
 	}
-	return append(b, "\r\n"...)
+	b = strconv.AppendInt(append(b, "\r\nretry: "...), retryMS, 10)
+	return append(b, '\n')
 }
 
 // Start makes c serve the connection; head goes out with the turn.

@@ -191,13 +191,9 @@ func (in *input) Ping(payload []byte) {
 func (in *input) Pong([]byte) {}
 
 // Close answers the client's close with its own code (RFC 6455 §5.5.1), or
-// ends a close that the edge began.
+// ends a close that the edge began, whose frame may still wait to be sent.
 func (in *input) Close(status uint16, reason []byte) {
 	c := (*Conn)(in)
-	if c.Closing {
-		c.end("")
-		return
-	}
 	if status == 0 {
 		status = noStatus
 	}

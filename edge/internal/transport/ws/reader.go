@@ -71,7 +71,7 @@ type partial struct {
 	tailLen  int
 	control  []byte // payload of a control frame that is cut
 	paused   bool
-	finished bool // a close frame was read
+	finished bool // a close frame was read, or the client broke the protocol
 }
 
 // maxHeader is 2 bytes, an 8-byte length and a 4-byte mask (RFC 6455 §5.2).
@@ -101,7 +101,8 @@ func (r *Reader) need() *partial {
 // Feed reads the frames in buf, unmasking them in place, and hands complete
 // messages to s. Frames that lie whole in buf are not copied. maxMessage bounds
 // a message, fragments together. It returns how much of buf it took: all,
-// unless the sink paused it or the client broke the protocol.
+// unless the sink paused it or the client broke the protocol. It reports one
+// violation, and takes what comes after it unread.
 func (r *Reader) Feed(buf []byte, maxMessage int, s Sink) (consumed int, v *Violation) {
 	for consumed < len(buf) {
 		if r.p != nil && (r.p.finished || r.p.paused) {
@@ -110,12 +111,13 @@ func (r *Reader) Feed(buf []byte, maxMessage int, s Sink) (consumed int, v *Viol
 		n, v := r.step(buf[consumed:], maxMessage, s)
 		consumed += n
 		if v != nil {
+			r.p = &partial{finished: true}
 			return consumed, v
 		}
 	}
 	if p := r.p; p != nil {
 		if p.finished {
-			return len(buf), nil // what follows a close frame is not read (RFC 6455 §5.5.1)
+			return len(buf), nil // what follows a close frame or a violation is not read (RFC 6455 §5.5.1, §7.1.7)
 		}
 		p.paused = false
 		r.release()
@@ -363,8 +365,7 @@ func parseHeader(b []byte) (h header, n int, v *Violation) {
 	case length == 127:
 		extra = 8
 	}
-	n = 2 + extra + 4
-	if len(b) < n {
+	if n = 2 + extra; len(b) < n {
 		return h, 0, nil
 	}
 	switch extra {
@@ -380,7 +381,9 @@ func parseHeader(b []byte) (h header, n int, v *Violation) {
 		length = int(wide)
 	}
 	h.length = length
-	copy(h.mask[:], b[n-4:])
+	if n += copy(h.mask[:], b[n:]); n < 2+extra+len(h.mask) {
+		return h, 0, nil
+	}
 	return h, n, nil
 }
 

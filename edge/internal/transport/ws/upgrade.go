@@ -17,12 +17,10 @@ import (
 type Request interface {
 	Header(name string) ([]byte, bool)
 	Has(name, token string) bool
-	Count(name string) int
-	Bytes() []byte
 }
 
 // Check refuses what is no WebSocket handshake, and says how to fix it
-// (RFC 6455 §4.2.1).
+// (RFC 6455 §4.2.1). The key and the version stand once in a parsed head.
 func Check(r Request) *wire.Error {
 	if !r.Has("Upgrade", "websocket") || !r.Has("Connection", "Upgrade") {
 		return &wire.Error{Code: wire.UpgradeRequired, Reason: "this path takes WebSocket handshakes: if a proxy is in front, it must pass on the Upgrade and Connection headers; for plain HTTP use /sse?room=NAME"}
@@ -32,24 +30,32 @@ func Check(r Request) *wire.Error {
 	}
 	key, _ := r.Header("Sec-WebSocket-Key")
 	raw, err := base64.StdEncoding.DecodeString(string(key))
-	if err != nil || len(raw) != 16 || r.Count("Sec-WebSocket-Key") != 1 {
-		return &wire.Error{Code: wire.BadRequest, Reason: "Sec-WebSocket-Key must be 16 bytes in base64, once (RFC 6455 §4.2.1)"}
+	if err != nil || len(raw) != 16 {
+		return &wire.Error{Code: wire.BadRequest, Reason: "Sec-WebSocket-Key must be 16 bytes in base64 (RFC 6455 §4.2.1)"}
 	}
 	return nil
 }
 
 // Accept makes the 101 response to a head that passed Check. protocol is the
 // sub-protocol that the caller selected out of the offer, empty for none.
+//
+// The Upgrader sees the handshake in its plainest form: it would refuse
+// "Upgrade: h2c, websocket", or a Connection header on two lines.
 func Accept(r Request, protocol string) ([]byte, error) {
+	key, _ := r.Header("Sec-WebSocket-Key")
+	head := append([]byte("GET / HTTP/1.1\r\nHost: -\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"+
+		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: "), key...)
 	u := ws.Upgrader{}
 	if protocol != "" {
-		u.Protocol = func(p []byte) bool { return string(p) == protocol }
+		head = append(head, "\r\nSec-WebSocket-Protocol: "+protocol...)
+		u.Protocol = func([]byte) bool { return true }
 	}
+	head = append(head, "\r\n\r\n"...)
 	var out bytes.Buffer
 	_, err := u.Upgrade(struct {
 		io.Reader
 		io.Writer
-	}{bytes.NewReader(r.Bytes()), &out})
+	}{bytes.NewReader(head), &out})
 	return out.Bytes(), err
 }
 
