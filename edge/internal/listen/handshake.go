@@ -64,10 +64,11 @@ func (h *Handshake) Ready(ev loop.Events) {
 		case n <= 0:
 			h.finish("gone")
 			return
-		case h.state == lingering:
-			continue // discard, so that closing does not reset the connection
 		}
 		h.acceptor.counts.BytesIn.Add(uint64(n))
+		if h.state == lingering {
+			continue // discard, so that closing does not reset the connection
+		}
 		h.more = n == len(buf) || ev&unix.EPOLLRDHUP != 0
 		h.feed(buf[:n])
 	}

@@ -1,12 +1,16 @@
 package listen
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"strings"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"nabat/edge/internal/loop"
 	"nabat/proto/wire"
 )
 
@@ -106,6 +110,20 @@ func TestAHeldRequestIsServedOnceWhateverFollows(t *testing.T) {
 	}
 }
 
+func TestWhatCameWhileARequestWasHeldReachesTheNextHandler(t *testing.T) {
+	s := serve(t, Limits{})
+	conn := s.dial()
+	write(t, conn, request("GET", "/holdraw"))
+	answer := await(t, s.hold)
+	write(t, conn, "more")
+	_ = conn.CloseWrite()
+	s.ask(request("GET", "/other")) // the loop has had its turn, and the event is spent
+	_ = s.loop.Do(answer)
+	if n := await(t, await(t, s.raw).end); n != len("more") {
+		t.Errorf("%d bytes", n)
+	}
+}
+
 func TestAHeldRequestThatIsNotAnsweredIsRefused(t *testing.T) {
 	s := serve(t, Limits{HeadTimeout: 50 * time.Millisecond})
 	a := s.ask(request("GET", "/hold"))
@@ -128,34 +146,65 @@ func TestAHeadThatDoesNotArriveIsRefused(t *testing.T) {
 	}
 }
 
-// Whoever is refused and floods on shares the loop with the others, and is cut
-// off when the time for reading the answer is over.
+// Whoever is refused and floods on gets a share of each turn, no more.
 func TestAFloodAfterARefusalDoesNotHoldTheLoop(t *testing.T) {
 	s := serve(t, Limits{})
-	var floods [2]chan error
-	for i := range floods {
-		conn, done := s.dial(), make(chan error, 1)
-		floods[i] = done
-		go func() {
-			junk := make([]byte, 1<<20)
-			for {
-				if _, err := conn.Write(junk); err != nil {
-					done <- err
-					return
-				}
-			}
-		}()
+	conn := s.dial()
+	write(t, conn, "\x00")
+	until(t, "it is refused", func() bool { return s.refused(wire.BadRequest) == 1 })
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
 	}
-	until(t, "both are refused", func() bool { return s.refused(wire.BadRequest) == 2 })
-	for range 20 {
-		if a := s.ask(request("GET", "/a")); a.status != 200 {
-			t.Fatalf("%+v", a)
+	over := make(chan uint64, 1)
+	var seen, most uint64
+	var turn func()
+	turn = func() { // once in every turn
+		now := s.counts.BytesIn.Load()
+		most, seen = max(most, now-seen), now
+		if s.loop.Connections() == 0 {
+			over <- most
+			return
+		}
+		_ = s.loop.Post(turn)
+	}
+	_ = s.loop.Do(func() {
+		// All that the kernel takes, before the loop reads any of it.
+		junk, sent := make([]byte, 64<<10), 0
+		_ = raw.Write(func(fd uintptr) bool {
+			for {
+				n, err := unix.Write(int(fd), junk)
+				if err != nil {
+					return true
+				}
+				sent += n
+			}
+		})
+		if sent < 1<<20 {
+			t.Errorf("the kernel took %d bytes only", sent)
+		}
+		_ = conn.CloseWrite()
+		seen = s.counts.BytesIn.Load()
+		turn()
+	})
+	// A turn serves an event, and those who asked to go on.
+	if most := await(t, over); most == 0 || most > 2*readsPerTurn*loop.ReadBufferBytes {
+		t.Errorf("%d bytes in one turn", most)
+	}
+}
+
+func TestAFloodAfterARefusalIsCutOff(t *testing.T) {
+	s := serve(t, Limits{})
+	conn := s.dial()
+	for {
+		if _, err := conn.Write(make([]byte, 1<<20)); err != nil {
+			if !errors.Is(err, unix.EPIPE) && !errors.Is(err, unix.ECONNRESET) {
+				t.Fatal(err)
+			}
+			break
 		}
 	}
-	for _, done := range floods {
-		await(t, done)
-	}
-	until(t, "all are gone", func() bool { return s.loop.Connections() == 0 })
+	until(t, "it is gone", func() bool { return s.loop.Connections() == 0 })
 }
 
 func TestAClientThatLeavesBeforeItsHeadIsCounted(t *testing.T) {

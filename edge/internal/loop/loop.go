@@ -202,8 +202,9 @@ func (l *Loop) runAgain() {
 	list := l.again
 	l.again = nil
 	for _, ref := range list {
-		if h := l.table.get(ref); h != nil {
-			h.Ready(input)
+		if e := l.table.entry(ref); e != nil {
+			e.again = false
+			e.handler.Ready(input)
 		}
 	}
 }
@@ -265,8 +266,14 @@ func (l *Loop) Remove(ref Ref) bool {
 }
 
 // Again calls Ready with input in the next turn: for a reader that stopped
-// before EAGAIN to let others have their turn.
+// before EAGAIN to let others have their turn. Asking twice is asking once:
+// else who sends without end would take more of each turn than of the last.
 func (l *Loop) Again(ref Ref) {
+	e := l.table.entry(ref)
+	if e == nil || e.again {
+		return
+	}
+	e.again = true
 	l.again = append(l.again, ref)
 	l.Kick()
 }

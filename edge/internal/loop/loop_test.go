@@ -262,6 +262,57 @@ func TestAgainComesBackInTheNextTurn(t *testing.T) {
 	}
 }
 
+// greedy asks to go on at every event, twice, as a reader does that never
+// comes to an end.
+type greedy struct {
+	loop  *Loop
+	ref   Ref
+	ready int
+}
+
+func (g *greedy) Ready(Events) {
+	g.ready++
+	g.loop.Again(g.ref)
+	g.loop.Again(g.ref)
+}
+
+func (g *greedy) Wake() {}
+
+func TestAgainTwiceIsAgainOnce(t *testing.T) {
+	l := start(t, nil)
+	ours, theirs := pair(t)
+	g := &greedy{loop: l}
+	_ = l.Do(func() {
+		var err error
+		if g.ref, err = l.Add(ours, g); err != nil {
+			t.Error(err)
+		}
+	})
+	seen, most, turns := 0, 0, 0
+	over := make(chan struct{})
+	var turn func()
+	turn = func() { // once in every turn
+		if turns > 0 {
+			most = max(most, g.ready-seen)
+		}
+		seen = g.ready
+		if turns++; turns > 100 {
+			l.Remove(g.ref)
+			close(over)
+			return
+		}
+		if _, err := unix.Write(theirs, []byte("x")); err != nil {
+			t.Error(err) // an event of its own in every turn
+		}
+		_ = l.Post(turn)
+	}
+	_ = l.Post(turn)
+	await(t, over)
+	if most > 2 {
+		t.Errorf("ready %d times in one turn: an event and one Again are two", most)
+	}
+}
+
 func BenchmarkPost(b *testing.B) {
 	l, err := New(Options{})
 	if err != nil {

@@ -12,6 +12,7 @@ type entry struct {
 	fd         int32
 	generation uint32
 	wake       uint32 // tick of the pending deadline, 0 for none
+	again      bool   // on the list of those who go on reading in the next turn
 }
 
 func (t *table) add(fd int, h Handler) Ref {
@@ -24,7 +25,7 @@ func (t *table) add(fd int, h Handler) Ref {
 		t.entries = append(t.entries, entry{generation: 1})
 	}
 	e := &t.entries[slot]
-	e.handler, e.fd, e.wake = h, int32(fd), 0
+	e.handler, e.fd, e.wake, e.again = h, int32(fd), 0, false
 	return Ref{slot, e.generation}
 }
 

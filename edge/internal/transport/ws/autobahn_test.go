@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"nabat/edge/internal/listen"
 	"nabat/edge/internal/loop"
 	"nabat/edge/internal/metrics"
@@ -69,6 +71,10 @@ func startEcho(t *testing.T) *echoServer {
 		t.Fatal(err)
 	}
 	s.addr = bound.String()
+	// Room for more than the loop reads at once.
+	if err := unix.SetsockoptInt(fds[0], unix.SOL_SOCKET, unix.SO_RCVBUF, 200<<10); err != nil {
+		t.Fatal(err)
+	}
 	a := listen.NewAcceptor(l, fds[0], s, listen.Limits{MaxHead: 8 << 10, HeadTimeout: patience, MaxHandshakes: 64}, counts)
 	if err := l.Do(func() { l.SetTurn(turn{w}) }); err != nil {
 		t.Fatal(err)
@@ -545,6 +551,27 @@ func TestEchoDoesNotReadAheadOfItsReader(t *testing.T) {
 	if n := <-sent; n != frames {
 		t.Errorf("%d sent", n)
 	}
+}
+
+// A client that sends its request, more than one read takes, and its end before
+// the loop sees any of it: one event tells of all three.
+func TestAnEndThatCameWithTheRequestIsSeen(t *testing.T) {
+	s := startEcho(t)
+	_ = s.loop.Do(func() {
+		conn, err := net.Dial("tcp", s.addr)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+		request := "GET /echo HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n" + key + "\r\n"
+		if _, err := conn.Write(append([]byte(request), bytes.Repeat(str(pong, strings.Repeat("x", 94)), 1000)...)); err != nil {
+			t.Error(err)
+		}
+		_ = conn.(*net.TCPConn).CloseWrite()
+	})
+	until(t, "it came", func() bool { return s.env.Counts.Handshakes.Load() == 1 })
+	until(t, "it is gone", func() bool { return s.loop.Connections() == 0 })
 }
 
 // A client that breaks the protocol and goes on sending does not keep the
