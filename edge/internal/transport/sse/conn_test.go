@@ -209,8 +209,8 @@ func TestTheEndOfAStream(t *testing.T) {
 		{"drain: at once", wire.CloseDrain, `close {"code":"drain","retry_ms":200}`, "1000", "", true},
 		{"slow: after its time", wire.CloseSlow, `close {"code":"slow","retry_ms":2000}`, "2000", "", true},
 		{"expired: with a fresh token", wire.CloseExpired, `close {"code":"token_expired","retry_ms":0}`, "1000", "", true},
-		{"not allowed: never", wire.Close{Status: 4002, Code: wire.NotAllowed}, `close {"code":"not_allowed","retry_ms":0}`, "1000", LastID, false},
-		{"protocol broken: never", wire.CloseProtocol, `close {"code":"protocol","retry_ms":0}`, "1000", LastID, false},
+		{"not allowed: never", wire.Close{Status: 4002, Code: wire.NotAllowed}, `close {"code":"not_allowed","retry_ms":0}`, "1000", wire.ClosedID, false},
+		{"protocol broken: never", wire.CloseProtocol, `close {"code":"protocol","retry_ms":0}`, "1000", wire.ClosedID, false},
 	} {
 		t.Run(c.rule, func(t *testing.T) {
 			s := start(t)
