@@ -233,8 +233,7 @@ func TestACloseThatCrossesTheClientsIsSent(t *testing.T) {
 	}
 }
 
-// What a client sends after it broke the protocol is not read, and so does not
-// put off the end.
+// The close timeout runs from the close, whatever the client sends after it.
 func TestAViolatorThatSendsOnIsCutOff(t *testing.T) {
 	c := newCluster(t, policy.Dev())
 	e := c.edge(func(cfg *Config) { cfg.CloseTimeout = 200 * time.Millisecond })

@@ -391,8 +391,7 @@ func TestAnAnnouncedLengthCostsNoMemory(t *testing.T) {
 	}
 }
 
-// What comes after a violation is neither read nor reported: it must not keep
-// the connection.
+// RFC 6455 §7.1.7: what comes after a violation is neither read nor reported.
 func TestNothingIsReadAfterAViolation(t *testing.T) {
 	var r Reader
 	var e events
