@@ -32,6 +32,7 @@ var table = []arch.Package{
 	{Path: "edge/internal/loop", Why: "who runs: epoll, wheel, table; knows no protocol"},
 	{Path: "edge/internal/metrics", Why: "counters; everybody above may count"},
 	{Path: "edge/internal/frame", Imports: []string{"proto/wire"}, Why: "a message encoded once"},
+	{Path: "edge/internal/resume", Why: "the continuity of a room, as pure code"},
 	{Path: "edge/internal/session", Imports: []string{"proto/wire", "proto/grant", "proto/policy", "proto/subject"}, Why: "the protocol as a pure machine"},
 	{Path: "edge/internal/hub", Imports: []string{"edge/internal/frame"}, Why: "membership: which connection is in which room"},
 	{Path: "edge/internal/upstream", Imports: []string{"edge/internal/frame", "edge/internal/metrics", "internal/bus", "proto/policy", "proto/subject", "proto/wire"}, Why: "the NATS side: bodies become frames"},
