@@ -279,9 +279,7 @@ func (c *Chain[T]) Replay(list []Entry[T], more, provable bool) (out []Entry[T],
 	if first := list[0].Offset; first > c.last+1 && !provable {
 		if len(c.held) == 0 || c.held[0].Offset >= first {
 			cut = &Cut{From: c.last, To: first}
-		} else if out, cut = c.leap(); first > c.last+1 {
-			// What is held reaches back further than the store, but not up to it.
-			c.tell(list[len(list)-1].Offset)
+		} else if out, cut = c.overtake(list); first > c.last+1 {
 			return out, cut
 		}
 	}
@@ -313,6 +311,15 @@ func (c *Chain[T]) merge(out, list []Entry[T]) []Entry[T] {
 		c.moved(last, seen)
 	}
 	return out
+}
+
+// overtake leaps when what is held reaches back further than list, the store's
+// oldest, but perhaps not up to it.
+func (c *Chain[T]) overtake(list []Entry[T]) (out []Entry[T], cut *Cut) {
+	for i := range list { // what is held does not follow over any of them
+		c.tell(list[i].Offset)
+	}
+	return c.leap()
 }
 
 // leap hands out the first held message over a cut, and what follows it.

@@ -232,6 +232,18 @@ var chainRules = []struct{ rule, script string }{
 		live 20<18: read?
 		replay 18: cut 5-9 9 12 read?
 		replay 18: cut 12-18 18 20`},
+	{"what a read has shown behind a cut is asked for", `
+		base 5:
+		live 9<8: read?
+		replay 18: cut 5-9 9 read?
+		live 30<0: read?
+		replay 18 30: cut 9-18 18 30`},
+	{"held messages do not follow over what a read has shown", `
+		base 0:
+		live 20<11: read?
+		live 40<0: read?
+		replay 21: cut 0-20 20 21 read?
+		replay 21 40: 40`},
 	{"an old newest offset says nothing", `
 		base 5:
 		stored 4:

@@ -9,7 +9,7 @@ import (
 type message struct {
 	offset, prev uint64
 	silent       bool // no run ever carried it, and nobody was told of a break
-	told         bool // Stored named it while the chain was below it
+	told         bool // the chain has heard of it before it was there
 	gone         int  // the version in which it was taken; 0 while it is stored
 	born         int
 	runLo, runHi int // the runs of the subscription that carried it; 0 for none
@@ -266,6 +266,11 @@ func (m *chainModel) answer(provable bool) {
 	}
 	list, more := m.read(m.pending.from, m.pending.version, m.pending.limit)
 	m.pending = nil
+	for _, e := range list {
+		if m.chain.Ask() == Read && e.Offset > m.chain.Last() {
+			m.find(e.Offset).told = true
+		}
+	}
 	provable = provable && len(list) > 0 && m.never(m.chain.Last(), list[0].Offset)
 	m.note("replay %v, more %v, provable %v", list, more, provable)
 	m.take(m.chain.Replay(list, more, provable))
