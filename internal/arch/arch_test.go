@@ -35,6 +35,7 @@ var table = []arch.Package{
 	{Path: "edge/internal/resume", Why: "the continuity of a room, as pure code"},
 	{Path: "edge/internal/session", Imports: []string{"proto/wire", "proto/grant", "proto/policy", "proto/subject"}, Why: "the protocol as a pure machine"},
 	{Path: "edge/internal/hub", Imports: []string{"edge/internal/frame"}, Why: "membership: which connection is in which room"},
+	{Path: "edge/internal/history", Why: "stored messages out of JetStream; knows no rooms and no frames"},
 	{Path: "edge/internal/upstream", Imports: []string{"edge/internal/frame", "edge/internal/metrics", "internal/bus", "proto/policy", "proto/subject", "proto/wire"}, Why: "the NATS side: bodies become frames"},
 	{Path: "edge/internal/listen", Imports: []string{"edge/internal/loop", "edge/internal/metrics", "proto/wire"}, Why: "sockets and request heads, before there is a transport"},
 	{Path: "edge/internal/transport", Imports: []string{"edge/internal/frame", "edge/internal/loop", "edge/internal/metrics", "edge/internal/outq", "edge/internal/session", "proto/wire"}, Why: "what all transports share: queue and writer behind a session"},
