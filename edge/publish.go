@@ -83,6 +83,8 @@ func (w *worker) published(ref session.Ref, err error, done func(*wire.Error)) {
 		done(nil)
 	case errors.Is(err, nats.ErrMaxPayload):
 		done(&wire.Error{Code: wire.TooLarge, Reason: "NATS refused the message: " + err.Error()})
+	case errors.Is(err, upstream.ErrUnavailable):
+		done(&wire.Error{Code: wire.Unavailable, Reason: err.Error(), RetryMS: 1000})
 	default:
 		done(&wire.Error{Code: wire.Unavailable, RetryMS: 1000,
 			Reason: "NATS did not confirm the message, which may or may not have been published: " + err.Error()})

@@ -2,12 +2,16 @@ package upstream
 
 import (
 	"context"
+	"errors"
+	"fmt"
 
 	"github.com/nats-io/nats.go"
 )
 
 // Publication is what a client publishes: a complete NATS message, and whom to
-// tell. Done is called from another goroutine, with nil once NATS has it.
+// tell. Done is called once from another goroutine: with nil once NATS has the
+// message, with ErrUnavailable when it was not sent, with another error when
+// nobody knows.
 type Publication struct {
 	Message *nats.Msg
 	Done    func(error)
@@ -25,8 +29,13 @@ func newPublisher(nc *nats.Conn, opts Options) *publisher {
 }
 
 // Publish hands p over. It reports false, without calling Done, when too many
-// wait already. Safe from any goroutine; never blocks.
+// wait already, or when Run has ended. Safe from any goroutine; never blocks.
 func (u *Upstream) Publish(p Publication) bool {
+	u.mu.RLock() // so that nothing gets into the queue once Run has emptied it
+	defer u.mu.RUnlock()
+	if u.closed {
+		return false
+	}
 	select {
 	case u.publish.queue <- p:
 		return true
@@ -67,6 +76,9 @@ func (p *publisher) send(ctx context.Context, batch []Publication) {
 	sent := batch[:0]
 	for _, one := range batch {
 		if err := p.nc.PublishMsg(one.Message); err != nil {
+			if errors.Is(err, nats.ErrReconnectBufExceeded) || errors.Is(err, nats.ErrConnectionClosed) {
+				err = fmt.Errorf("%w: the message was not sent", ErrUnavailable)
+			}
 			one.Done(err)
 			continue
 		}
@@ -78,5 +90,17 @@ func (p *publisher) send(ctx context.Context, batch []Publication) {
 	err := flush(ctx, p.nc, p.opts.Confirm)
 	for _, one := range sent {
 		one.Done(err)
+	}
+}
+
+// refuseAll answers what was never sent.
+func (p *publisher) refuseAll() {
+	for {
+		select {
+		case one := <-p.queue:
+			one.Done(ErrUnavailable)
+		default:
+			return
+		}
 	}
 }

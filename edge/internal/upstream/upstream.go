@@ -103,7 +103,8 @@ func (u *Upstream) closeLinks() {
 	}
 }
 
-// Run serves until ctx ends, then closes the NATS connections.
+// Run serves until ctx ends, then closes the NATS connections and answers those
+// who still wait with ErrUnavailable.
 func (u *Upstream) Run(ctx context.Context) {
 	var wg sync.WaitGroup
 	for _, l := range u.live {
@@ -113,9 +114,18 @@ func (u *Upstream) Run(ctx context.Context) {
 	wg.Go(func() { u.publish.run(ctx) })
 	wg.Go(func() { u.sweep(ctx) })
 	wg.Wait()
+	var waiting []func(error)
 	u.mu.Lock()
 	u.closed = true
+	for _, r := range u.rooms {
+		waiting = append(waiting, r.waiting...)
+		r.waiting = nil
+	}
 	u.mu.Unlock()
+	for _, done := range waiting {
+		done(ErrUnavailable)
+	}
+	u.publish.refuseAll()
 	u.closeLinks()
 	u.publish.nc.Close()
 }
@@ -134,6 +144,11 @@ func (u *Upstream) Acquire(name string, loop int, done func(error)) {
 		return
 	}
 	u.mu.Lock()
+	if u.closed {
+		u.mu.Unlock()
+		done(ErrUnavailable)
+		return
+	}
 	r := u.rooms[subj]
 	if r == nil {
 		r = &room{name: name, subject: subj, link: u.live[int(subject.Shard(subj))%len(u.live)]}
@@ -179,58 +194,45 @@ func (u *Upstream) sweep(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case now := <-tick.C:
-			for _, sub := range u.expire(now) {
-				// An error means that the connection is closed: nothing to undo.
-				_ = sub.Unsubscribe()
-			}
+			u.expire(now)
 		}
 	}
 }
 
-func (u *Upstream) expire(now time.Time) (ended []*nats.Subscription) {
+func (u *Upstream) expire(now time.Time) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	for subj, r := range u.rooms {
-		if r.loops == 0 && !r.asked && now.Sub(r.idle) >= u.opts.Linger {
-			delete(u.rooms, subj)
-			if r.sub != nil {
-				ended = append(ended, r.sub)
-			}
+		if r.loops != 0 || r.asked || now.Sub(r.idle) < u.opts.Linger {
+			continue
+		}
+		delete(u.rooms, subj)
+		if r.sub != nil {
+			r.link.ended = append(r.link.ended, r.sub)
+			r.link.wake()
 		}
 	}
-	return ended
+}
+
+// gap is the notice that a room without history may have lost something.
+func gap(room, reason string) *frame.Message {
+	return frame.Notice(room, wire.AppendGap(nil, wire.Gap{Room: room, Reason: reason}))
 }
 
 // announce puts a gap notice into every room of l that has members, and into
-// none else. Rooms without history can only be told that something may be lost.
+// none else.
 func (u *Upstream) announce(l *link, reason string) {
 	var list []*frame.Message
 	var loops []uint64
 	u.mu.RLock()
 	for _, r := range u.rooms {
 		if r.link == l && r.loops != 0 {
-			list = append(list, frame.Notice(r.name, wire.AppendGap(nil, wire.Gap{Room: r.name, Reason: reason})))
+			list = append(list, gap(r.name, reason))
 			loops = append(loops, r.loops)
 		}
 	}
 	u.mu.RUnlock()
 	u.deliver(list, loops)
-}
-
-// lose counts messages of one room that could not be taken, and tells its
-// members.
-func (u *Upstream) lose(subj, reason string) {
-	u.mu.Lock()
-	u.lost[reason]++
-	r := u.rooms[subj]
-	var loops uint64
-	if r != nil {
-		loops = r.loops
-	}
-	u.mu.Unlock()
-	if loops != 0 {
-		u.deliver([]*frame.Message{frame.Notice(r.name, wire.AppendGap(nil, wire.Gap{Room: r.name, Reason: reason}))}, []uint64{loops})
-	}
 }
 
 // deliver hands messages to the loops whose bits are set.
