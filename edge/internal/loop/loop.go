@@ -70,7 +70,8 @@ type Turn interface{ EndTurn() }
 
 // Options of a loop.
 type Options struct {
-	// OnError hears of an error that stopped the loop. Called on the loop.
+	// OnError hears of an error that stopped the loop. What was posted and has
+	// not run by then does not run. Called on the loop; Close is still needed.
 	OnError func(error)
 }
 
@@ -82,6 +83,8 @@ type Loop struct {
 	inner int // epoll descriptor that holds the connections
 	event int // eventfd
 	timer int // timerfd
+
+	failed chan struct{} // closed when an error has stopped the loop
 
 	// Owned by loop.
 	turn    Turn
@@ -98,26 +101,44 @@ type Loop struct {
 	lag   atomic.Int64 // ns of the longest turn since TakeLag
 	conns atomic.Int64
 
-	// mu guards tasks and stopped.
+	// mu guards the fields below.
 	mu      sync.Mutex
 	tasks   []func()
-	stopped bool
+	stopped bool // takes no tasks
+	closed  bool // Close was called
 }
 
 // New starts a loop. Stop it with Close.
 func New(opts Options) (*Loop, error) {
-	l := &Loop{buffer: make([]byte, ReadBufferBytes),
+	l := &Loop{buffer: make([]byte, ReadBufferBytes), failed: make(chan struct{}),
 		events: make([]unix.EpollEvent, maxEventsPerTurn), now: time.Now()}
 	l.wheel.start(l.now)
 	onError := opts.OnError
 	if onError == nil {
 		onError = func(error) {}
 	}
-	if err := l.open(onError); err != nil {
+	fail := func(err error) {
+		if l.fail() {
+			onError(err)
+		}
+	}
+	if err := l.open(fail); err != nil {
 		l.closeDescriptors()
 		return nil, err
 	}
 	return l, nil
+}
+
+// fail stops the loop for good, once. It reports false if it had stopped.
+func (l *Loop) fail() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.stopped {
+		return false
+	}
+	l.stopped, l.tasks = true, nil
+	close(l.failed)
+	return true
 }
 
 func (l *Loop) open(onError func(error)) (err error) {
@@ -314,14 +335,24 @@ func (l *Loop) Kick() {
 	}
 }
 
-// Do runs fn on the loop and waits for it. Not for use on the loop.
+// Do runs fn on the loop and waits for it. It returns ErrClosed, as Post does,
+// also when the loop fails before it comes to fn. Not for use on the loop.
 func (l *Loop) Do(fn func()) error {
 	done := make(chan struct{})
 	if err := l.Post(func() { defer close(done); fn() }); err != nil {
 		return err
 	}
-	<-done
-	return nil
+	select {
+	case <-done:
+		return nil
+	case <-l.failed:
+	}
+	select {
+	case <-done:
+		return nil
+	default:
+		return ErrClosed
+	}
 }
 
 // Connections is the number of connections on the loop. Safe from any goroutine.
@@ -330,18 +361,27 @@ func (l *Loop) Connections() int { return int(l.conns.Load()) }
 // TakeLag returns the longest turn since the last call. Safe from any goroutine.
 func (l *Loop) TakeLag() time.Duration { return time.Duration(l.lag.Swap(0)) }
 
-// Close closes every connection, then the loop. Not for use on the loop.
+// Close stops the loop once it has run what was posted, then closes every
+// connection. Not for use on the loop.
 func (l *Loop) Close() error {
-	err := l.Do(func() {
-		l.table.each(func(ref Ref, _ Handler) { l.Remove(ref) })
+	l.mu.Lock()
+	if l.closed {
+		l.mu.Unlock()
+		return ErrClosed
+	}
+	l.closed = true
+	l.mu.Unlock()
+	// An error means that the loop has failed: then it has stopped already.
+	_ = l.Do(func() {
 		l.mu.Lock()
 		l.stopped = true
 		l.mu.Unlock()
 	})
-	if err != nil {
-		return err
-	}
-	err = l.epoll.Close()
+	err := l.epoll.Close()
+	// The loop's goroutine has ended. Its last turn may have left tasks that
+	// Post took just before.
+	l.runTasks()
+	l.table.each(func(ref Ref, _ Handler) { l.Remove(ref) })
 	l.closeDescriptors()
 	return err
 }

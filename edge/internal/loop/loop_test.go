@@ -1,6 +1,10 @@
 package loop
 
 import (
+	"errors"
+	"os"
+	"reflect"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -154,6 +158,117 @@ func TestPostAfterCloseIsRefused(t *testing.T) {
 	}
 	if err := l.Close(); err != ErrClosed {
 		t.Fatalf("second close: %v", err)
+	}
+}
+
+func descriptors(t *testing.T) int {
+	t.Helper()
+	list, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(list)
+}
+
+func TestWhatPostTookRunsAlsoWhenTheLoopCloses(t *testing.T) {
+	for range 100 {
+		l, err := New(Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var taken, ran atomic.Int64
+		var wg sync.WaitGroup
+		for range 4 {
+			wg.Go(func() {
+				for l.Post(func() { ran.Add(1) }) == nil {
+					taken.Add(1)
+				}
+			})
+		}
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+		wg.Wait()
+		if taken.Load() != ran.Load() {
+			t.Fatalf("%d tasks were taken, %d ran", taken.Load(), ran.Load())
+		}
+	}
+}
+
+// An error of epoll_wait ends the loop's goroutine: nobody may wait for it.
+func TestALoopThatFailsSaysSoAndCloses(t *testing.T) {
+	before := descriptors(t)
+	failed := make(chan error, 2)
+	l, err := New(Options{OnError: func(err error) { failed <- err }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours, theirs := fds[0], fds[1]
+	add(t, l, ours, newRecorder())
+	null, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// From the next turn on the loop waits on a descriptor that is no epoll.
+	epoll := int(reflect.ValueOf(l.epoll).Elem().FieldByName("fd").Int())
+	if err := l.Do(func() {
+		if err := unix.Dup3(null, epoll, unix.O_CLOEXEC); err != nil {
+			t.Error(err)
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := await(t, failed); !errors.Is(err, unix.EINVAL) {
+		t.Fatal(err)
+	}
+	if err := l.Post(func() { t.Error("ran") }); err != ErrClosed {
+		t.Fatalf("post: %v", err)
+	}
+	if err := l.Do(func() { t.Error("ran") }); err != ErrClosed {
+		t.Fatalf("do: %v", err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if l.Connections() != 0 {
+		t.Fatal("a connection stays")
+	}
+	if n, err := unix.Read(theirs, make([]byte, 1)); n != 0 || err != nil {
+		t.Fatalf("the connection is not closed: %d %v", n, err)
+	}
+	_, _ = unix.Close(theirs), unix.Close(null)
+	if after := descriptors(t); after != before {
+		t.Fatalf("%d descriptors, %d before", after, before)
+	}
+	if len(failed) != 0 {
+		t.Fatalf("failed twice: %v", <-failed)
+	}
+}
+
+func TestWhoWaitsWhenTheLoopFailsIsReleased(t *testing.T) {
+	l, err := New(Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	answer := make(chan error, 1)
+	if err := l.Do(func() {
+		go func() { answer <- l.Do(func() { t.Error("ran") }) }()
+		for waits := false; !waits; {
+			l.mu.Lock()
+			waits = len(l.tasks) > 0
+			l.mu.Unlock()
+		}
+		l.fail()
+	}); err != nil && err != ErrClosed {
+		t.Fatal(err)
+	}
+	if err := await(t, answer); err != ErrClosed {
+		t.Fatalf("got %v", err)
 	}
 }
 

@@ -100,7 +100,7 @@ func TestTheSweepEndsWhatLingeredLongEnough(t *testing.T) {
 
 func TestARoomThatIsWantedAgainWhileItEndsGetsNothingTwice(t *testing.T) {
 	n := startNode(t, nil)
-	r := start(t, n.ClientURL(), func(s *settings) { s.opts.Live, s.opts.Queue = 1, 1 << 16 })
+	r := start(t, n.ClientURL(), func(s *settings) { s.opts.Live, s.opts.Queue = 1, 1<<16 })
 	const rooms, rounds = 1000, 8
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
