@@ -3,11 +3,15 @@
 package bus
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
+	"net"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -48,14 +52,16 @@ type Options struct {
 
 // Connect connects, trying until ctx ends, and stays connected for ever: it
 // reconnects with a pause and jitter, and buffers nothing meanwhile, so that
-// callers learn of an outage.
+// callers learn of an outage. What waiting cannot cure, such as wrong
+// credentials or a certificate that is not trusted, is an error at once when it
+// meets the first connection; later it may be one server's, and is waited out.
 func Connect(ctx context.Context, o Options, extra ...nats.Option) (*nats.Conn, error) {
 	log := o.Log
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
 	options := []nats.Option{
-		nats.Name(o.Name), nats.MaxReconnects(-1), nats.ReconnectBufSize(-1),
+		nats.Name(o.Name), nats.MaxReconnects(-1), nats.IgnoreAuthErrorAbort(), nats.ReconnectBufSize(-1),
 		nats.PingInterval(5 * time.Second), nats.MaxPingsOutstanding(2), nats.Timeout(2 * time.Second),
 		nats.CustomReconnectDelay(func(attempts int) time.Duration {
 			return min(100*time.Millisecond<<min(attempts, 5), 2*time.Second)/2 + rand.N(100*time.Millisecond)
@@ -84,15 +90,40 @@ func Connect(ctx context.Context, o Options, extra ...nats.Option) (*nats.Conn, 
 		if err == nil {
 			return nc, nil
 		}
-		if !errors.Is(err, nats.ErrNoServers) && !errors.Is(err, nats.ErrTimeout) {
-			return nil, fmt.Errorf("connect to NATS at %s: %w", o.URL, err)
+		if !passes(err) {
+			return nil, fmt.Errorf("connect to NATS at %s: %w", redact(o.URL), err)
 		}
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("connect to NATS at %s: %w (%w)", o.URL, err, context.Cause(ctx))
+			return nil, fmt.Errorf("connect to NATS at %s: %w (%w)", redact(o.URL), err, context.Cause(ctx))
 		case <-time.After(200*time.Millisecond + rand.N(200*time.Millisecond)):
 		}
 	}
+}
+
+// passes reports whether err is one that a server that starts, or a name that is
+// not known yet, causes.
+func passes(err error) bool {
+	var network *net.OpError
+	return errors.Is(err, nats.ErrNoServers) || errors.Is(err, nats.ErrTimeout) || errors.Is(err, io.EOF) || errors.As(err, &network)
+}
+
+// redact takes user, password and token out of a list of URLs.
+func redact(urls string) string {
+	list := strings.Split(urls, ",")
+	for i, u := range list {
+		scheme, rest, ok := strings.Cut(u, "://")
+		if !ok {
+			scheme, rest = "", u
+		}
+		if at := strings.LastIndexByte(rest, '@'); at >= 0 {
+			rest = "…" + rest[at:]
+		}
+		if list[i] = rest; ok {
+			list[i] = scheme + "://" + rest
+		}
+	}
+	return strings.Join(list, ",")
 }
 
 // EnsureBucket returns a key-value bucket, creating it if it is not there.
@@ -113,12 +144,23 @@ func EnsureBucket(ctx context.Context, js jetstream.JetStream, bucket, descripti
 
 // Watch calls fn with the newest value of a key, at first and at every change,
 // until ctx ends. It waits for the bucket to appear and begins again after any
-// failure; fn may see a value twice. It blocks.
+// failure, with which fn is not bothered unless the value has changed. A key
+// that is deleted keeps its last value. It blocks.
 func Watch(ctx context.Context, js jetstream.JetStream, bucket, key string, fn func(value []byte, revision uint64)) {
+	var last []byte
+	var at uint64
+	changed := func(value []byte, revision uint64) {
+		// A bucket that was made again begins at revision 1.
+		if revision == at && bytes.Equal(value, last) {
+			return
+		}
+		last, at = bytes.Clone(value), revision
+		fn(value, revision)
+	}
 	for ctx.Err() == nil {
 		// An error means an outage, or that control has not started yet: both
 		// pass, and readiness tells of them.
-		_ = watchOnce(ctx, js, bucket, key, fn)
+		_ = watchOnce(ctx, js, bucket, key, changed)
 		select {
 		case <-ctx.Done():
 		case <-time.After(250*time.Millisecond + rand.N(250*time.Millisecond)):
@@ -127,7 +169,8 @@ func Watch(ctx context.Context, js jetstream.JetStream, bucket, key string, fn f
 }
 
 // watchLife bounds one watch: a consumer that was lost unseen is replaced.
-const watchLife = time.Minute
+// Variable for tests.
+var watchLife = time.Minute
 
 func watchOnce(ctx context.Context, js jetstream.JetStream, bucket, key string, fn func([]byte, uint64)) error {
 	ctx, cancel := context.WithTimeout(ctx, watchLife)
