@@ -19,7 +19,11 @@ var notYet = map[string]string{
 func ParseYAML(file string, data []byte) (*Set, error) {
 	var doc yaml.Node
 	if err := yaml.Unmarshal(data, &doc); err != nil {
-		return nil, fmt.Errorf("%s: %s", file, strings.TrimPrefix(err.Error(), "yaml: "))
+		text := strings.TrimPrefix(err.Error(), "yaml: ")
+		if rest, ok := strings.CutPrefix(text, "line "); ok {
+			return nil, fmt.Errorf("%s:%s", file, rest)
+		}
+		return nil, fmt.Errorf("%s: %s", file, text)
 	}
 	p := parser{file: file}
 	set := &Set{}

@@ -21,7 +21,8 @@ import (
 
 // pollInterval is how often the policy file is looked at. A mounted file is
 // often replaced behind a symbolic link, which file notification misses.
-const pollInterval = 2 * time.Second
+// Variable for tests.
+var pollInterval = 2 * time.Second
 
 // Publisher puts policies into NATS. Safe from any goroutine.
 type Publisher struct {
@@ -36,15 +37,21 @@ type Publisher struct {
 // New returns a publisher of set.
 func New(set *policy.Set, log *slog.Logger) *Publisher { return &Publisher{set: set, log: log} }
 
+// fileError is a policy file that cannot be used as it is.
+type fileError struct{ err error }
+
+func (e *fileError) Error() string { return "policies: " + e.err.Error() }
+func (e *fileError) Unwrap() error { return e.err }
+
 // ReadFile reads a policy file. Errors begin with file:line:.
 func ReadFile(file string) (*policy.Set, error) {
 	data, err := os.ReadFile(file)
 	if err != nil {
-		return nil, fmt.Errorf("policies: %w", err)
+		return nil, &fileError{err}
 	}
 	set, err := policy.ParseYAML(file, data)
 	if err != nil {
-		return nil, fmt.Errorf("policies: %w", err)
+		return nil, &fileError{err}
 	}
 	return set, nil
 }
@@ -104,28 +111,35 @@ func (p *Publisher) compareAndSet(ctx context.Context) error {
 }
 
 // Follow publishes the file again whenever it changes or SIGHUP arrives, until
-// ctx ends. A file that cannot be used changes nothing but the log.
+// ctx ends. A file that cannot be used changes nothing but the log; one that
+// NATS did not take is tried again.
 func (p *Publisher) Follow(ctx context.Context, file string) {
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
-	last, _ := os.ReadFile(file) // gone already: the first look says so
+	// The first look publishes: the file may have changed since it was read for
+	// the set that is in force.
+	again := true
+	var last []byte
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-hup:
-			last = nil
+			again = true
 		case <-tick.C:
 		}
-		data, err := os.ReadFile(file)
-		if err == nil && bytes.Equal(data, last) {
+		data, _ := os.ReadFile(file) // Reload tells of an error
+		if !again && bytes.Equal(data, last) {
 			continue
 		}
 		last = data
-		if err := p.Reload(ctx, file); err != nil && ctx.Err() == nil {
+		err := p.Reload(ctx, file)
+		var unusable *fileError
+		again = err != nil && !errors.As(err, &unusable)
+		if err != nil && ctx.Err() == nil {
 			p.log.Error("the policies stay as they were", "error", err)
 		}
 	}
