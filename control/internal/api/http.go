@@ -39,32 +39,38 @@ func (a *API) HTTP() http.Handler {
 }
 
 func (a *API) serve(w http.ResponseWriter, r *http.Request, v verb) {
-	if v.name != "jwks" && !a.authorized(r) {
-		w.Header().Set("WWW-Authenticate", `Bearer realm="nabat"`)
-		a.opts.Counts.Request(v.name, "http", "unauthorized", 0)
-		fail(w, &Error{401, "unauthorized", "show the API key: Authorization: Bearer KEY"})
-		return
-	}
-	if err := sameSite(r, v); err != nil {
+	body, err := a.admit(w, r, v)
+	if err != nil {
+		a.opts.Counts.Request(v.name, "http", err.Code, 0)
 		fail(w, err)
 		return
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	reply, err := a.run(v, "http", body)
 	if err != nil {
-		var large *http.MaxBytesError
-		if errors.As(err, &large) {
-			fail(w, &Error{413, "too_large", "the body is larger than 2 MiB"})
-			return
-		}
-		fail(w, badRequest("the body did not arrive: %v", err))
-		return
-	}
-	reply, refused := a.run(v, "http", body)
-	if refused != nil {
-		fail(w, refused)
+		fail(w, err)
 		return
 	}
 	answer(w, http.StatusOK, encode(reply))
+}
+
+// admit reads the body of a request that may be made.
+func (a *API) admit(w http.ResponseWriter, r *http.Request, v verb) ([]byte, *Error) {
+	if v.name != "jwks" && !a.authorized(r) {
+		w.Header().Set("WWW-Authenticate", `Bearer realm="nabat"`)
+		return nil, &Error{401, "unauthorized", "show the API key: Authorization: Bearer KEY"}
+	}
+	if err := sameSite(r, v); err != nil {
+		return nil, err
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	var large *http.MaxBytesError
+	switch {
+	case errors.As(err, &large):
+		return nil, &Error{413, "too_large", "the body is larger than 2 MiB"}
+	case err != nil:
+		return nil, badRequest("the body did not arrive: %v", err)
+	}
+	return body, nil
 }
 
 // sameSite keeps web pages of other sites from posting to an API that a browser
