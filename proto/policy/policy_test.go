@@ -46,7 +46,7 @@ func TestForWithoutDefault(t *testing.T) {
 func TestParseYAMLRefuses(t *testing.T) {
 	for _, c := range []struct{ rule, text, want string }{
 		{"an empty file", "", "p.yaml: the file is empty"},
-		{"broken YAML", "rooms: [", "p.yaml: "},
+		{"broken YAML", "rooms: [", "p.yaml:1: "},
 		{"an unknown key at the top", "room: []", `p.yaml:1: unknown key "room"`},
 		{"rooms that are no list", "rooms: {}", "p.yaml:1: rooms must be a list"},
 		{"no policies", "rooms: []", "rooms is empty"},
