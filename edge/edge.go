@@ -262,6 +262,7 @@ func (e *Edge) close() {
 		if err := w.loop.Close(); err != nil {
 			e.log.Warn("loop did not close", "error", err)
 		}
+		w.acceptor.Stop() // of a loop that had failed: its goroutine has ended
 	}
 	if e.control != nil {
 		e.control.Close()

@@ -28,10 +28,12 @@ const help = "This is a Nabat edge: it carries messages, not pages.\n\n" +
 	"  event stream   curl -N \"http://HOST/sse?room=sports.news\"\n\n" +
 	"Messages come from NATS: nats pub room.sports.news '{\"title\":\"hello\"}'\n"
 
+var errDraining = &wire.Error{Code: wire.Draining, Reason: "this node is stopping; try again", RetryMS: 1000}
+
 // Serve implements listen.Router.
 func (r *router) Serve(h *listen.Handshake, head *listen.Head, rest []byte) {
 	if r.edge.draining.Load() {
-		h.Refuse(&wire.Error{Code: wire.Draining, Reason: "this node is stopping; try again", RetryMS: 1000})
+		h.Refuse(errDraining)
 		return
 	}
 	switch path := string(head.Path); path {
@@ -109,6 +111,8 @@ func (r *router) serve(h *listen.Handshake, head *listen.Head, rest []byte, path
 		}
 		switch {
 		case !h.Open():
+		case r.edge.draining.Load():
+			r.refuse(h, q, errDraining) // those who are told to move are listed already
 		case err != nil:
 			r.refuse(h, q, err)
 		default:

@@ -38,10 +38,10 @@ type Acceptor struct {
 	router Router
 	limits Limits
 	counts *metrics.Loop
-	fd     int
-	spare  int // a descriptor to give up when there are none left
 
 	// Owned by loop.
+	fd    int        // -1 once closed
+	spare int        // a descriptor to give up when there are none left
 	head  Head       // of the request that is being read
 	queue []loop.Ref // handshakes by age; finished ones are skipped
 	first int
@@ -68,14 +68,18 @@ func (a *Acceptor) Start() error {
 	return a.loop.Watch(a.fd, a.accept)
 }
 
-// Stop closes the listening socket. Connections go on.
+// Stop closes the listening socket, also one that was never started.
+// Connections go on.
 func (a *Acceptor) Stop() {
-	if !a.open {
+	if a.fd < 0 {
 		return
 	}
-	a.open = false
-	_ = a.loop.Unwatch(a.fd)
+	if a.open {
+		a.open = false
+		_ = a.loop.Unwatch(a.fd)
+	}
 	_ = unix.Close(a.fd)
+	a.fd = -1
 	if a.spare >= 0 {
 		_ = unix.Close(a.spare)
 	}
