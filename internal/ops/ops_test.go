@@ -53,6 +53,48 @@ func TestEndpoints(t *testing.T) {
 	}
 }
 
+func TestWhatIsNotServed(t *testing.T) {
+	s, err := New(Options{Listen: "127.0.0.1:0", Registry: NewRegistry(), Ready: func() error { return nil }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- s.Run(t.Context()) }()
+	for _, c := range []struct {
+		method, path string
+		status       int
+	}{
+		{"GET", "/", 404},
+		{"GET", "/readyz/x", 404},
+		{"POST", "/readyz", 405},
+		{"POST", "/healthz", 405},
+		{"HEAD", "/readyz", 200},
+		{"GET", "/debug/pprof/cmdline", 200},
+		{"GET", "/debug/pprof/goroutine", 200},
+		{"GET", "/debug/pprof/none", 404},
+	} {
+		req, err := http.NewRequestWithContext(t.Context(), c.method, "http://"+s.Addr()+c.path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = r.Body.Close()
+		if r.StatusCode != c.status {
+			t.Errorf("%s %s: %d, want %d", c.method, c.path, r.StatusCode, c.status)
+		}
+	}
+	// A port that is taken away is an error, unlike an end that was asked for.
+	if err := s.listener.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err == nil || !strings.Contains(err.Error(), "operations port") {
+		t.Fatalf("got %v", err)
+	}
+}
+
 func TestATakenPortIsAnError(t *testing.T) {
 	s, err := New(Options{Listen: "127.0.0.1:0", Registry: NewRegistry()})
 	if err != nil {
