@@ -289,10 +289,14 @@ func TestWatchSurvivesWhatHappensToNATS(t *testing.T) {
 	}
 	put := func(key, value string) {
 		t.Helper()
-		kv, err := EnsureBucket(t.Context(), js, "B", "", 1)
-		if err != nil {
-			t.Fatal(err)
-		}
+		var kv jetstream.KeyValue
+		until(t, "JetStream answers", func() (ok bool) { // not at once after a restart
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			var err error
+			kv, err = EnsureBucket(ctx, js, "B", "", 1)
+			return err == nil
+		})
 		if _, err := kv.PutString(t.Context(), key, value); err != nil {
 			t.Fatal(err)
 		}

@@ -66,6 +66,9 @@ func setup(t *testing.T) *rig {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = service.Stop() })
+	if err := r.own.FlushTimeout(patience); err != nil { // NATS knows of the service
+		t.Fatal(err)
+	}
 	r.http = httptest.NewServer(a.HTTP())
 	t.Cleanup(r.http.Close)
 	return r
