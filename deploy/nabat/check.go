@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -122,5 +121,27 @@ func describePolicy(p policy.Policy) string {
 	if len(allowed) == 0 {
 		allowed = []string{"clients only subscribe, with a grant"}
 	}
-	return fmt.Sprintf("%-24s slow: %-10s  %s", p.Match, cmp.Or(p.Slow, policy.Drop), strings.Join(allowed, ", "))
+	words := strings.Join(allowed, ", ")
+	if p.Latest {
+		words += "; a new subscriber gets the last message"
+	}
+	return fmt.Sprintf("%-24s slow: %-10s  %s%s", p.Match, p.SlowRule(), words, describeHistory(p.History))
+}
+
+// describeHistory is what is kept, in words; nothing when nothing is.
+func describeHistory(h *policy.History) string {
+	if h == nil {
+		return ""
+	}
+	var bounds []string
+	if h.Messages > 0 {
+		bounds = append(bounds, fmt.Sprintf("%d messages of a room", h.Messages))
+	}
+	if h.Age > 0 {
+		bounds = append(bounds, h.Age.String())
+	}
+	if h.Bytes > 0 {
+		bounds = append(bounds, config.Bytes(h.Bytes).String()+" in all")
+	}
+	return fmt.Sprintf("\n%-24s history: %s; replicas: %d", "", strings.Join(bounds, ", "), max(h.Replicas, 1))
 }

@@ -311,7 +311,7 @@ func TestBadConfigurationHasItsError(t *testing.T) {
 		return path
 	}
 	unknown := file("unknown.yaml", "edgs: 1\n")
-	policies := file("policies.yaml", "rooms:\n  - match: \">\"\n    history: {messages: 5}\n")
+	policies := file("policies.yaml", "rooms:\n  - match: \">\"\n    presence: true\n")
 	for _, c := range []struct {
 		rule    string
 		environ []string
@@ -385,7 +385,9 @@ func TestCheckPrintsWhatIsInForce(t *testing.T) {
 	config, policies := filepath.Join(dir, "c.yaml"), filepath.Join(dir, "p.yaml")
 	for path, text := range map[string]string{
 		config:   "max_rooms: 9\n",
-		policies: "rooms:\n  - match: \"chat.>\"\n    publish: true\n    slow: disconnect\n  - match: \">\"\n    anonymous: {subscribe: true}\n",
+		policies: "rooms:\n  - match: \"chat.>\"\n    publish: true\n    slow: disconnect\n" +
+			"  - match: quotes.>\n    history: {messages: 100, age: 24h, bytes: 1GiB, replicas: 3}\n    latest: true\n" +
+			"  - match: \">\"\n    anonymous: {subscribe: true}\n",
 	} {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
@@ -395,8 +397,10 @@ func TestCheckPrintsWhatIsInForce(t *testing.T) {
 	if r.code != 0 || !strings.HasPrefix(r.stdout, "# nabat edge: in force\n") || !strings.Contains(r.stdout, "max_rooms: 9\n") {
 		t.Fatalf("%+v", r)
 	}
-	want := `# policies: 2, in force
+	want := `# policies: 3, in force
 chat.>                   slow: disconnect  clients publish with a grant
+quotes.>                 slow: lag         clients only subscribe, with a grant; a new subscriber gets the last message
+                         history: 100 messages of a room, 24h0m0s, 1GiB in all; replicas: 3
 >                        slow: drop        anyone subscribes
 `
 	if !strings.HasSuffix(r.stdout, want) {

@@ -23,12 +23,18 @@ const (
 	BucketConfig = "NABAT_CONFIG" // what every edge may read
 	KeyPolicies  = "policies"
 	KeyJWKS      = "jwks"
+	KeyStreams   = "streams" // only control reads it
 
 	BucketKeys   = "NABAT_KEYS" // secrets: only edges and control may read
 	KeySymmetric = "keys"
 	KeySigning   = "signing" // only control may read
 
 	APIPrefix = "nabat.api."
+
+	LivePrefix   = "live."         // default prefix of the stored copies, before shard and room
+	StreamPrefix = "NABAT_"        // of the names of history streams
+	MirrorSuffix = "_H"            // of the mirror that answers reads of history
+	ParkedPrefix = "nabat.parked." // subjects of streams that no policy uses any more
 )
 
 // Headers of a published message.

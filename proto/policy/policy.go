@@ -5,6 +5,7 @@ package policy
 import (
 	"encoding/json"
 	"fmt"
+	"time"
 
 	"nabat/proto/subject"
 )
@@ -14,6 +15,7 @@ type Slow string
 
 // The rules for slow readers.
 const (
+	Lag        Slow = "lag"        // the subscription waits and catches up from history, which it needs
 	Drop       Slow = "drop"       // messages are dropped and a gap is announced
 	Disconnect Slow = "disconnect" // the connection is closed with 4100
 )
@@ -32,7 +34,21 @@ type Policy struct {
 	Match     string    `json:"match"`
 	Anonymous Anonymous `json:"anonymous,omitzero"`
 	Publish   bool      `json:"publish,omitempty"` // clients may publish, if their grant also says so
-	Slow      Slow      `json:"slow,omitempty"`    // Drop when empty
+	Slow      Slow      `json:"slow,omitempty"`    // SlowRule says what empty means
+	History   *History  `json:"history,omitempty"` // nil: messages are not kept
+	Latest    bool      `json:"latest,omitempty"`  // a new subscriber first gets the last message
+	Stream    *Stream   `json:"stream,omitempty"`  // nil: the rooms are read from their own subjects
+}
+
+// SlowRule is the rule in force for slow readers.
+func (p *Policy) SlowRule() Slow {
+	switch {
+	case p.Slow != "":
+		return p.Slow
+	case p.History != nil:
+		return Lag
+	}
+	return Drop
 }
 
 // Set is all policies. A set is immutable once it is published.
@@ -41,9 +57,11 @@ type Set struct {
 	Rooms   []Policy `json:"rooms"`
 }
 
-// Dev is the set of a development server: everybody may do everything.
+// Dev is the set of a development server: everybody may do everything, and
+// every room keeps its last messages.
 func Dev() *Set {
-	return &Set{Rooms: []Policy{{Match: Default, Publish: true, Anonymous: Anonymous{Subscribe: true, Publish: true}, Slow: Drop}}}
+	return &Set{Rooms: []Policy{{Match: Default, Publish: true, Anonymous: Anonymous{Subscribe: true, Publish: true},
+		History: &History{Messages: 100, Age: time.Hour, Replicas: 1}}}}
 }
 
 // Production is the set of a server that was given no policies: a token decides,
@@ -99,10 +117,11 @@ func (s *Set) check(i int) error {
 		return fmt.Errorf("policy %q: anonymous.publish needs publish: true", p.Match)
 	}
 	switch p.Slow {
-	case "", Drop, Disconnect:
-		return nil
+	case "", Lag, Drop, Disconnect:
+	default:
+		return fmt.Errorf("policy %q: slow is %q: must be lag, drop or disconnect", p.Match, p.Slow)
 	}
-	return fmt.Errorf("policy %q: slow is %q: must be drop or disconnect", p.Match, p.Slow)
+	return s.checkHistory(i)
 }
 
 // For returns the policy of room, nil when none matches. It allocates nothing.

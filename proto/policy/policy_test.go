@@ -1,8 +1,10 @@
 package policy
 
 import (
+	"reflect"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestParseYAMLAccepts(t *testing.T) {
@@ -21,18 +23,59 @@ rooms:
 	if p := set.For("chat.1.2"); !p.Publish || p.Slow != Disconnect || p.Anonymous.Subscribe {
 		t.Errorf("chat: %+v", p)
 	}
-	if p := set.For("news.a"); p.Publish || !p.Anonymous.Subscribe || p.Slow != Drop {
+	if p := set.For("news.a"); p.Publish || !p.Anonymous.Subscribe || p.SlowRule() != Drop {
 		t.Errorf("news: %+v", p)
 	}
 	if p := set.For("other"); p == nil || p.Match != ">" {
 		t.Errorf("default: %+v", p)
 	}
 	again, err := Decode(set.Encode())
-	if err != nil || len(again.Rooms) != 3 || again.Rooms[0] != set.Rooms[0] {
+	if err != nil || len(again.Rooms) != 3 || !reflect.DeepEqual(again.Rooms, set.Rooms) {
 		t.Errorf("decode: %+v, %v", again, err)
 	}
 	if n := testing.AllocsPerRun(100, func() { set.For("other.room") }); n != 0 {
 		t.Errorf("%v allocations", n)
+	}
+}
+
+func TestParseYAMLReadsHistory(t *testing.T) {
+	set, err := ParseYAML("p.yaml", []byte(`
+rooms:
+  - match: "chat.>"
+    history: {messages: 100, age: 24h, bytes: 2GiB, replicas: 3}
+    latest: true
+  - match: news
+    history: {bytes: 1500KB}
+    slow: drop
+  - match: quotes.>
+    history: {age: 1s}
+    slow: lag
+  - match: plain
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []Policy{
+		{Match: "chat.>", History: &History{Messages: 100, Age: 24 * time.Hour, Bytes: 2 << 30, Replicas: 3}, Latest: true},
+		{Match: "news", History: &History{Bytes: 1_500_000}, Slow: Drop},
+		{Match: "quotes.>", History: &History{Age: time.Second}, Slow: Lag},
+		{Match: "plain"},
+	}
+	if !reflect.DeepEqual(set.Rooms, want) {
+		t.Fatalf("%+v", set.Rooms)
+	}
+	for i, rule := range []Slow{Lag, Drop, Lag, Drop} {
+		if got := set.Rooms[i].SlowRule(); got != rule {
+			t.Errorf("%s: %s, want %s", set.Rooms[i].Match, got, rule)
+		}
+	}
+	set.Rooms[0].Stream = &Stream{Name: "NABAT_chat_k3", Mirror: "NABAT_chat_k3_H", Epoch: "k3"}
+	again, err := Decode(set.Encode())
+	if err != nil || !reflect.DeepEqual(again, set) {
+		t.Fatalf("%+v, %v", again, err)
+	}
+	if err := Dev().Check(); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -59,9 +102,31 @@ func TestParseYAMLRefuses(t *testing.T) {
 		{"a flag that is no flag", "rooms:\n - match: a\n   publish: maybe", "p.yaml:3: publish must be true or false"},
 		{"anonymous publish without publish", "rooms:\n - match: a\n   anonymous: {publish: true}", "anonymous.publish needs publish: true"},
 		{"an unknown key in anonymous", "rooms:\n - match: a\n   anonymous: {read: true}", `unknown key "read" in anonymous`},
-		{"a bad slow rule", "rooms:\n - match: a\n   slow: wait", `slow is "wait": must be drop or disconnect`},
-		{"lag, which is not built yet", "rooms:\n - match: a\n   slow: lag", "slow: lag is not yet supported"},
-		{"history, which is not built yet", "rooms:\n - match: a\n   history: {messages: 10}", `p.yaml:3: "history" is not yet supported`},
+		{"a bad slow rule", "rooms:\n - match: a\n   slow: wait", `slow is "wait": must be lag, drop or disconnect`},
+		{"lag without history", "rooms:\n - match: a\n   slow: lag", "p.yaml:2: policy \"a\": slow: lag needs history"},
+		{"latest without history", "rooms:\n - match: a\n   latest: true", "p.yaml:2: policy \"a\": latest needs history"},
+		{"conflate, which is not built yet", "rooms:\n - match: a\n   conflate: {every: 1s}", `p.yaml:3: "conflate" is not yet supported`},
+		{"the conflate rule, which is not built yet", "rooms:\n - match: a\n   slow: conflate", "p.yaml:3: slow: conflate is not yet supported"},
+		{"history that is a number", "rooms:\n - match: a\n   history: 10", "p.yaml:3: history must be a mapping"},
+		{"history without a bound", "rooms:\n - match: a\n   history: {replicas: 3}", "p.yaml:3: history needs a bound"},
+		{"an unknown key in history", "rooms:\n - match: a\n   history:\n     size: 3", `p.yaml:4: unknown key "size" in history`},
+		{"no messages", "rooms:\n - match: a\n   history: {messages: 0}", `p.yaml:3: history.messages is "0": must be a number from 1 to 1000000`},
+		{"too many messages", "rooms:\n - match: a\n   history: {messages: 1000001}", "history.messages"},
+		{"messages in words", "rooms:\n - match: a\n   history: {messages: ten}", "history.messages"},
+		{"an age too short", "rooms:\n - match: a\n   history: {age: 999ms}", `p.yaml:3: history.age is "999ms": must be a duration of at least 1s`},
+		{"an age without a unit", "rooms:\n - match: a\n   history: {age: 60}", "history.age"},
+		{"bytes too few", "rooms:\n - match: a\n   history: {bytes: 1000KiB}", `p.yaml:3: history.bytes is "1000KiB": must be a size of at least 1MiB`},
+		{"bytes beyond all disks", "rooms:\n - match: a\n   history: {bytes: 9999999TiB}", "history.bytes"},
+		{"bytes in words", "rooms:\n - match: a\n   history: {bytes: much}", "history.bytes"},
+		{"a list as bytes", "rooms:\n - match: a\n   history: {bytes: [1]}", "history.bytes"},
+		{"too many replicas", "rooms:\n - match: a\n   history: {messages: 1, replicas: 6}", `history.replicas is "6": must be a number from 1 to 5`},
+		{"history of a pattern with *", "rooms:\n - match: a.*\n   history: {messages: 1}", "p.yaml:2: policy \"a.*\": history is kept of a room or of <prefix>.>"},
+		{"history of a pattern with * before >", "rooms:\n - match: a.*.>\n   history: {messages: 1}", "not of patterns with *"},
+		{"history of a pattern that NATS would transform", "rooms:\n - match: a.$1.>\n   history: {messages: 1}", "no token may begin with $ or {{"},
+		{"history of a pattern with a function of NATS", "rooms:\n - match: \"{{wildcard(1)}}.>\"\n   history: {messages: 1}", "no token may begin with $ or {{"},
+		{"history of the default beside others", "rooms:\n - match: a\n - match: \">\"\n   history: {messages: 1}", "p.yaml:3: policy \">\" has history: then it must be the only policy"},
+		{"others beside history of the default", "rooms:\n - match: \">\"\n   history: {messages: 1}\n - match: a", "p.yaml:4: policy \">\" has history: then it must be the only policy"},
+		{"a stream in the file", "rooms:\n - match: a\n   stream: {name: x}", `p.yaml:3: unknown key "stream"`},
 		{"presence, which is not built yet", "rooms:\n - match: a\n   presence: true", `p.yaml:3: "presence" is not yet supported`},
 		{"an alias", "rooms:\n - &x {match: a}\n - *x", "aliases are not supported"},
 		{"a list instead of a policy", "rooms:\n - [a]", "a policy must be a mapping"},
@@ -76,7 +141,11 @@ func TestParseYAMLRefuses(t *testing.T) {
 }
 
 func TestDecodeRefuses(t *testing.T) {
-	for _, text := range []string{"", "{", `{"rooms":[{"match":"a..b"}]}`, `{"rooms":[{"match":"a","slow":"x"}]}`} {
+	for _, text := range []string{"", "{", `{"rooms":[{"match":"a..b"}]}`, `{"rooms":[{"match":"a","slow":"x"}]}`,
+		`{"rooms":[{"match":"a","stream":{"name":"n","mirror":"m","epoch":"e"}}]}`,
+		`{"rooms":[{"match":"a","history":{"messages":1},"stream":{"name":"n","mirror":"m"}}]}`,
+		`{"rooms":[{"match":"a","history":{"messages":-1}}]}`, `{"rooms":[{"match":"a","history":{"age":1}}]}`,
+		`{"rooms":[{"match":"a","history":{"bytes":1}}]}`, `{"rooms":[{"match":"a","history":{"messages":1,"replicas":6}}]}`} {
 		if _, err := Decode([]byte(text)); err == nil {
 			t.Errorf("Decode(%q) passed", text)
 		}
@@ -85,6 +154,7 @@ func TestDecodeRefuses(t *testing.T) {
 
 func FuzzParseYAML(f *testing.F) {
 	f.Add([]byte("rooms:\n - match: a\n   publish: true\n"))
+	f.Add([]byte("rooms:\n - match: a.>\n   history: {messages: 1, age: 1s, bytes: 1MiB, replicas: 3}\n   latest: true\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		set, err := ParseYAML("f", data)
 		if err != nil {

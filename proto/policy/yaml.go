@@ -3,15 +3,16 @@ package policy
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
+	"time"
 
 	"go.yaml.in/yaml/v3"
 )
 
 // notYet names the keys of the design that later versions bring.
 var notYet = map[string]string{
-	"history": "history arrives with lossless resume", "presence": "presence arrives with control's presence service",
-	"latest": "latest arrives with history", "conflate": "conflate arrives with the slow policies",
+	"presence": "presence arrives with control's presence service", "conflate": "conflate arrives with the slow policies",
 }
 
 // ParseYAML reads the file that an operator writes. Errors begin with
@@ -93,7 +94,7 @@ func (p parser) each(n *yaml.Node, what string, fn func(key string, k, v *yaml.N
 }
 
 func (p parser) policy(n *yaml.Node) (*Policy, error) {
-	one := &Policy{Slow: Drop}
+	one := &Policy{}
 	err := p.each(n, "a policy", func(key string, k, v *yaml.Node) error {
 		switch key {
 		case "match":
@@ -102,6 +103,11 @@ func (p parser) policy(n *yaml.Node) (*Policy, error) {
 			return p.flag(v, key, &one.Publish)
 		case "slow":
 			return p.slow(v, &one.Slow)
+		case "latest":
+			return p.flag(v, key, &one.Latest)
+		case "history":
+			one.History = &History{}
+			return p.history(v, one.History)
 		case "anonymous":
 			return p.each(v, "anonymous", func(key string, k, v *yaml.Node) error {
 				switch key {
@@ -116,7 +122,7 @@ func (p parser) policy(n *yaml.Node) (*Policy, error) {
 		if why, ok := notYet[key]; ok {
 			return p.at(k, "%q is not yet supported: %s", key, why)
 		}
-		return p.at(k, "unknown key %q: a policy has match, anonymous, publish and slow", key)
+		return p.at(k, "unknown key %q: a policy has match, anonymous, publish, slow, history and latest", key)
 	})
 	if err == nil && one.Match == "" {
 		err = p.at(n, "a policy needs match: the pattern of its rooms")
@@ -148,11 +154,70 @@ func (p parser) slow(v *yaml.Node, to *Slow) error {
 		return err
 	}
 	switch Slow(s) {
-	case Drop, Disconnect:
+	case Lag, Drop, Disconnect:
 		*to = Slow(s)
 		return nil
-	case "lag", "conflate":
-		return p.at(v, "slow: %s is not yet supported: it arrives with history; use drop or disconnect", s)
+	case "conflate":
+		return p.at(v, "slow: conflate is not yet supported: use lag, drop or disconnect")
 	}
-	return p.at(v, "slow is %q: must be drop or disconnect", s)
+	return p.at(v, "slow is %q: must be lag, drop or disconnect", s)
+}
+
+func (p parser) history(n *yaml.Node, to *History) error {
+	err := p.each(n, "history", func(key string, k, v *yaml.Node) (err error) {
+		switch key {
+		case "messages":
+			to.Messages, err = p.count(v, "history.messages", MaxMessages)
+		case "replicas":
+			to.Replicas, err = p.count(v, "history.replicas", MaxReplicas)
+		case "age":
+			if to.Age, err = time.ParseDuration(v.Value); err != nil || to.Age < MinAge {
+				err = p.at(v, "history.age is %q: must be a duration of at least %s, such as 30m or 24h", v.Value, MinAge)
+			}
+		case "bytes":
+			to.Bytes, err = p.size(v, "history.bytes")
+		default:
+			err = p.at(k, "unknown key %q in history: there are messages, age, bytes and replicas", key)
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if err := to.Check(); err != nil {
+		return p.at(n, "%w", err)
+	}
+	return nil
+}
+
+func (p parser) count(v *yaml.Node, key string, most int) (int, error) {
+	n, err := strconv.Atoi(v.Value)
+	if v.Kind != yaml.ScalarNode || v.Tag != "!!int" || err != nil || n < 1 || n > most {
+		return 0, p.at(v, "%s is %q: must be a number from 1 to %d", key, v.Value, most)
+	}
+	return n, nil
+}
+
+// units of sizes, as in the other settings.
+var units = []struct {
+	suffix string
+	size   int64
+}{
+	{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"TiB", 1 << 40},
+	{"KB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"TB", 1e12},
+}
+
+func (p parser) size(v *yaml.Node, key string) (int64, error) {
+	text, unit := v.Value, int64(1)
+	for _, u := range units {
+		if t, ok := strings.CutSuffix(text, u.suffix); ok {
+			text, unit = strings.TrimSpace(t), u.size
+			break
+		}
+	}
+	n, err := strconv.ParseInt(text, 10, 64)
+	if v.Kind != yaml.ScalarNode || err != nil || n < 1 || n > 1<<60/unit || n*unit < MinBytes {
+		return 0, p.at(v, "%s is %q: must be a size of at least 1MiB, such as 500MB or 1GiB", key, v.Value)
+	}
+	return n * unit, nil
 }
