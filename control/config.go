@@ -8,6 +8,9 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"nabat/internal/bus"
+	"nabat/proto/subject"
 )
 
 // Config is everything that can be set for one control service. Every field is
@@ -26,11 +29,19 @@ type Config struct {
 	NATSToken string `config:"nats_token" help:"NATS token" secret:"true"`
 	// SubjectPrefix stands before the room in subjects.
 	SubjectPrefix string `config:"subject_prefix" help:"subject prefix of rooms"`
+	// LivePrefix stands before shard and room in the subjects of stored copies.
+	LivePrefix string `config:"live_prefix" help:"subject prefix of the stored copies that edges read"`
 	// Replicas of the key-value buckets in NATS. Default 1; 3 in production.
 	Replicas int `config:"replicas" help:"copies of configuration and keys in NATS (1, 3 or 5)"`
 
 	// Policies is the YAML file with the policies of rooms.
 	Policies string `config:"policies" help:"YAML file with the policies of rooms"`
+	// StreamVerify is how often the streams of history are held against the
+	// policies. Default 10 s. At least 100 ms.
+	StreamVerify time.Duration `config:"stream_verify" help:"how often the streams of history are verified"`
+	// StreamGrace is how long a stream stores on when its policy is gone: one that
+	// comes back meanwhile has lost nothing. Default 10 min.
+	StreamGrace time.Duration `config:"stream_grace" help:"how long a stream stores on when its policy is gone, in case it comes back"`
 	// APIKey opens the HTTP API; APIKeyFile holds it in a file.
 	APIKey     string `config:"api_key" help:"key of the HTTP API" secret:"true"`
 	APIKeyFile string `config:"api_key_file" help:"file with the key of the HTTP API"`
@@ -54,8 +65,8 @@ type Config struct {
 
 // Defaults returns the configuration of a control that was told nothing.
 func Defaults() Config {
-	return Config{Listen: "127.0.0.1:8090", OpsListen: "127.0.0.1:9091", NATSURL: "nats://127.0.0.1:4222", SubjectPrefix: "room.",
-		Replicas: 1, TokenTTL: time.Hour, MaxTokenTTL: 30 * 24 * time.Hour, LogLevel: "info", LogFormat: "text"}
+	return Config{Listen: "127.0.0.1:8090", OpsListen: "127.0.0.1:9091", NATSURL: "nats://127.0.0.1:4222", SubjectPrefix: subject.RoomPrefix, LivePrefix: bus.LivePrefix,
+		StreamVerify: 10 * time.Second, StreamGrace: 10 * time.Minute, Replicas: 1, TokenTTL: time.Hour, MaxTokenTTL: 30 * 24 * time.Hour, LogLevel: "info", LogFormat: "text"}
 }
 
 // Check reports the first setting that cannot work, by its key.
@@ -69,8 +80,23 @@ func (c *Config) Check() error {
 		return fmt.Errorf("replicas is %d: must be 1, 3 or 5", c.Replicas)
 	case c.TokenTTL < time.Second || c.TokenTTL > c.MaxTokenTTL:
 		return fmt.Errorf("token_ttl is %s: must be 1s to max_token_ttl (%s)", c.TokenTTL, c.MaxTokenTTL)
+	case c.StreamVerify < 100*time.Millisecond:
+		return fmt.Errorf("stream_verify is %s: must be at least 100ms", c.StreamVerify)
+	case c.StreamGrace < 0:
+		return fmt.Errorf("stream_grace is %s: must not be negative", c.StreamGrace)
+	case strings.HasPrefix(c.LivePrefix, c.SubjectPrefix), strings.HasPrefix(c.SubjectPrefix, c.LivePrefix):
+		return fmt.Errorf("live_prefix %q and subject_prefix %q: neither may begin with the other, or stored copies would be stored again", c.LivePrefix, c.SubjectPrefix)
 	case c.APIKey != "" && c.APIKeyFile != "":
 		return errors.New("api_key and api_key_file are both given: give one")
+	}
+	return errors.Join(checkPrefix("subject_prefix", c.SubjectPrefix), checkPrefix("live_prefix", c.LivePrefix))
+}
+
+// checkPrefix: a prefix is whole tokens.
+func checkPrefix(key, prefix string) error {
+	name, ok := strings.CutSuffix(prefix, ".")
+	if encoded, err := subject.Encode("", name); !ok || err != nil || encoded != name {
+		return fmt.Errorf("%s is %q: must be tokens of a subject that end with a dot, such as room.", key, prefix)
 	}
 	return nil
 }

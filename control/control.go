@@ -23,6 +23,7 @@ import (
 	"nabat/control/internal/console"
 	"nabat/control/internal/metrics"
 	"nabat/control/internal/policies"
+	"nabat/control/internal/streams"
 	"nabat/control/internal/tokens"
 	"nabat/internal/bus"
 	"nabat/proto/policy"
@@ -38,6 +39,7 @@ type Control struct {
 	listener net.Listener
 	tokens   *tokens.Issuer
 	policies *policies.Publisher
+	streams  *streams.Keeper
 	api      *api.API
 	http     http.Server
 
@@ -92,6 +94,8 @@ func (c *Control) open(key string, initial *policy.Set, reg *prometheus.Registry
 	}
 	c.tokens = tokens.New(tokens.Options{TTL: c.cfg.TokenTTL, MaxTTL: c.cfg.MaxTokenTTL, Issuer: c.cfg.Issuer, Audience: c.cfg.Audience})
 	c.policies = policies.New(initial, c.log)
+	c.streams = streams.New(streams.Options{JetStream: c.js, Policies: c.policies, Prefix: c.cfg.SubjectPrefix, Live: c.cfg.LivePrefix,
+		Interval: c.cfg.StreamVerify, Grace: c.cfg.StreamGrace, Counts: counts, Log: c.log})
 	c.api = api.New(api.Options{Tokens: c.tokens, Policies: c.policies, NATS: c.nc, Prefix: c.cfg.SubjectPrefix, Key: key, Counts: counts, Log: c.log})
 	pages := http.NewServeMux()
 	pages.Handle("/v1/", c.api.HTTP())
@@ -128,7 +132,12 @@ func (c *Control) Run(ctx context.Context) error {
 	}
 	// An error here means that NATS is gone, and the service with it.
 	defer func() { _ = service.Stop() }()
-	wg.Go(func() { c.prepare(inner) })
+	wg.Go(func() {
+		if c.prepare(inner) {
+			wg.Go(func() { c.streams.Run(inner) })
+			c.follow(inner)
+		}
+	})
 	served := make(chan error, 1)
 	go func() { served <- c.http.Serve(c.listener) }()
 	c.log.Info("control serves", "address", c.Addr())
@@ -146,25 +155,29 @@ func (c *Control) Run(ctx context.Context) error {
 }
 
 // prepare puts keys and policies where the edges find them, trying until it
-// succeeds, and then follows the policy file.
-func (c *Control) prepare(ctx context.Context) {
+// succeeds or ctx ends.
+func (c *Control) prepare(ctx context.Context) bool {
 	for {
 		err := c.publish(ctx)
 		if err == nil {
-			break
+			return true
 		}
 		if ctx.Err() != nil {
-			return
+			return false
 		}
 		problem := fmt.Errorf("control: %w", err)
 		c.state.Store(&problem)
 		c.log.Warn("keys and policies are not published yet", "error", err)
 		select {
 		case <-ctx.Done():
-			return
+			return false
 		case <-time.After(500 * time.Millisecond):
 		}
 	}
+}
+
+// follow says that control is ready and follows the policy file.
+func (c *Control) follow(ctx context.Context) {
 	c.state.Store(new(error))
 	if c.cfg.Policies != "" {
 		c.policies.Follow(ctx, c.cfg.Policies)
@@ -196,6 +209,9 @@ func (c *Control) Ready() error {
 	}
 	if !c.nc.IsConnected() {
 		return errors.New("control: NATS is not connected")
+	}
+	if err := c.streams.Ready(); err != nil {
+		return fmt.Errorf("control: %w", err)
 	}
 	return nil
 }

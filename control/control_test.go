@@ -298,6 +298,13 @@ func TestConfigurationRefusals(t *testing.T) {
 		{"a bad replica count", func(c *Config) { c.Replicas = 2 }, "must be 1, 3 or 5"},
 		{"a bad token life", func(c *Config) { c.TokenTTL = 0 }, "token_ttl is 0s"},
 		{"no NATS", func(c *Config) { c.NATSURL = "" }, "nats_url is empty"},
+		{"a live prefix that rooms begin with", func(c *Config) { c.LivePrefix = "room.live." }, "neither may begin with the other"},
+		{"a live prefix that rooms lie under", func(c *Config) { c.LivePrefix, c.SubjectPrefix = "a.", "a.room." }, "neither may begin with the other"},
+		{"a prefix without a dot", func(c *Config) { c.LivePrefix = "live" }, "live_prefix is \"live\""},
+		{"a prefix with a wildcard", func(c *Config) { c.SubjectPrefix = "*." }, "subject_prefix is \"*.\""},
+		{"a prefix with a space", func(c *Config) { c.SubjectPrefix = "my room." }, "subject_prefix is \"my room.\""},
+		{"streams verified without end", func(c *Config) { c.StreamVerify = 0 }, "stream_verify is 0s"},
+		{"a grace before now", func(c *Config) { c.StreamGrace = -1 }, "stream_grace is -1ns"},
 		{"no address", func(c *Config) { c.Listen = "" }, "listen is empty"},
 	} {
 		t.Run(c.rule, func(t *testing.T) {
@@ -346,6 +353,111 @@ func TestPoliciesFollowTheFileAndNeverGoBack(t *testing.T) {
 	}
 	write("rooms:\n - match: b\n")
 	until(t, "the changed file is published", func() bool { s := inForce(); return s.Version >= 2 && s.Rooms[0].Match == "b" })
+}
+
+func TestHistoryIsKeptWhenControlIsReady(t *testing.T) {
+	r := setup(t)
+	file := filepath.Join(t.TempDir(), "p.yaml")
+	write := func(text string) {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stream := func(pattern string) *policy.Stream {
+		set, err := policy.Decode(r.get(bus.BucketConfig, bus.KeyPolicies))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range set.Rooms {
+			if p.Match == pattern {
+				return p.Stream
+			}
+		}
+		return nil
+	}
+	write("rooms:\n - match: chat.>\n   history: {messages: 10}\n - match: \">\"\n")
+	c := r.start(func(c *Config) { c.Policies = file })
+	first := stream("chat.>")
+	if first == nil || stream(">") != nil {
+		t.Fatalf("chat.>: %+v", first)
+	}
+	if _, err := r.js.Publish(t.Context(), "room.chat.1", []byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	// A changed file is followed, at once and under the same epoch.
+	write("rooms:\n - match: chat.>\n   history: {messages: 20}\n - match: news\n   history: {age: 1h}\n - match: \">\"\n")
+	if err := c.policies.Reload(t.Context(), file); err != nil {
+		t.Fatal(err)
+	}
+	if again := stream("chat.>"); again == nil || *again != *first {
+		t.Fatalf("published with %+v, had %+v", again, first)
+	}
+	until(t, "the new policy has its stream", func() bool { return stream("news") != nil })
+	s, err := r.js.Stream(t.Context(), first.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info := s.CachedInfo(); info.Config.MaxMsgsPerSubject != 20 || info.State.Msgs != 1 {
+		t.Fatalf("%+v", info)
+	}
+	// A replica agrees.
+	r.start(func(c *Config) { c.Policies = file })
+	if again := stream("chat.>"); *again != *first {
+		t.Fatalf("%+v, was %+v", again, first)
+	}
+}
+
+func TestReadySaysWhichStreamCannotBeHad(t *testing.T) {
+	r := setup(t)
+	if _, err := r.js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "MINE", Subjects: []string{"room.a"}}); err != nil {
+		t.Fatal(err)
+	}
+	cfg := Defaults()
+	cfg.Listen, cfg.NATSURL, cfg.Dev = "127.0.0.1:0", r.nats.URL(), true
+	registry := prometheus.NewRegistry()
+	c, err := New(cfg, slog.New(slog.DiscardHandler), registry)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- c.Run(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
+	until(t, "control names the stream", func() bool { return c.Ready() != nil && strings.Contains(c.Ready().Error(), "captured by MINE") })
+	if n := gauge(t, registry, "nabat_control_streams", "failed"); n != 1 {
+		t.Fatalf("%v streams failed", n)
+	}
+	// Meanwhile the policies are in force, without a stream.
+	set, err := policy.Decode(r.get(bus.BucketConfig, bus.KeyPolicies))
+	if err != nil || set.Rooms[0].Stream != nil || set.Rooms[0].History == nil {
+		t.Fatalf("%+v, %v", set, err)
+	}
+	if err := r.js.DeleteStream(t.Context(), "MINE"); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "control is ready", func() bool { return c.Ready() == nil })
+	until(t, "the metrics say so", func() bool { return gauge(t, registry, "nabat_control_streams", "ready") == 1 })
+}
+
+func gauge(t *testing.T, from prometheus.Gatherer, name, state string) float64 {
+	t.Helper()
+	families, err := from.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			if f.GetName() == name && m.GetLabel()[0].GetValue() == state {
+				return m.GetGauge().GetValue()
+			}
+		}
+	}
+	return -1
 }
 
 func TestReadyTellsOfNATS(t *testing.T) {

@@ -51,13 +51,14 @@ var table = []arch.Package{
 	{Path: "control/internal/metrics", Why: "counters"},
 	{Path: "control/internal/tokens", Imports: []string{"internal/auth", "internal/bus", "proto/grant"}, Why: "keys and what is signed with them"},
 	{Path: "control/internal/policies", Imports: []string{"internal/bus", "proto/policy"}, Why: "policies from file to bus"},
+	{Path: "control/internal/streams", Imports: []string{"control/internal/metrics", "internal/bus", "proto/policy", "proto/subject"}, Why: "streams of the policies in force, which it asks a caller's interface for"},
 	{Path: "control/internal/console", Why: "pages: files and nothing else"},
 	{Path: "control/internal/api", Imports: []string{
 		"control/internal/metrics", "control/internal/policies", "control/internal/tokens", "internal/bus", "proto", "proto/grant", "proto/subject",
 	}, Why: "the verbs, over HTTP and NATS"},
 	{Path: "control", Imports: []string{
-		"control/internal/api", "control/internal/console", "control/internal/metrics", "control/internal/policies", "control/internal/tokens",
-		"internal/bus", "proto/policy",
+		"control/internal/api", "control/internal/console", "control/internal/metrics", "control/internal/policies", "control/internal/streams",
+		"control/internal/tokens", "internal/bus", "proto/policy", "proto/subject",
 	}, Why: "wires control: the only place where its parts meet"},
 
 	// What people import, and the programs.

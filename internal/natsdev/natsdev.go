@@ -22,6 +22,11 @@ type Options struct {
 	Dir string
 	// MaxPayload is the largest message in bytes. Default 1 MiB.
 	MaxPayload int32
+
+	// Of a server in a cluster.
+	name    string
+	cluster string   // where it listens for routes, host:port
+	routes  []string // where all do
 }
 
 // Server is a running NATS server.
@@ -72,11 +77,15 @@ func (s *Server) start() error {
 	if err := probe.Close(); err != nil {
 		return fmt.Errorf("NATS on %s: %w", s.opts.Listen, err)
 	}
-	ns, err := server.NewServer(&server.Options{
+	options := &server.Options{
 		ServerName: "nabat-dev", Host: host, Port: port, NoSigs: true, NoLog: true,
-		JetStream: true, StoreDir: s.opts.Dir, JetStreamMaxMemory: 256 << 20, JetStreamMaxStore: 8 << 30,
+		JetStream: true, StoreDir: s.opts.Dir, JetStreamMaxMemory: 256 << 20, JetStreamMaxStore: 1 << 40,
 		MaxPayload: s.opts.MaxPayload, WriteDeadline: 10 * time.Second, DisableJetStreamBanner: true,
-	})
+	}
+	if err := s.opts.join(options); err != nil {
+		return err
+	}
+	ns, err := server.NewServer(options)
 	if err != nil {
 		return fmt.Errorf("NATS on %s: %w", s.opts.Listen, err)
 	}

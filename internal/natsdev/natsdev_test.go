@@ -79,3 +79,27 @@ func TestRefusals(t *testing.T) {
 		})
 	}
 }
+
+func TestAClusterReplicates(t *testing.T) {
+	c, err := StartCluster(3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Shutdown()
+	nc, err := nats.Connect(c.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "S", Replicas: 3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := len(s.CachedInfo().Cluster.Replicas); n != 2 {
+		t.Fatalf("%d followers, want 2", n)
+	}
+}

@@ -7,7 +7,16 @@ import "github.com/prometheus/client_golang/prometheus"
 type Counts struct {
 	requests *prometheus.CounterVec
 	seconds  *prometheus.HistogramVec
+	streams  *prometheus.GaugeVec
 }
+
+// States of history streams.
+const (
+	StreamReady    = "ready"    // as its policy says
+	StreamFailed   = "failed"   // of a policy that does not have what it says
+	StreamOrphaned = "orphaned" // its policy is gone; it captures on for a while
+	StreamParked   = "parked"   // captures nothing and keeps what it holds
+)
 
 // New returns fresh counts.
 func New() *Counts {
@@ -16,15 +25,26 @@ func New() *Counts {
 			Help: "API requests, by verb, by the way they came (nats or http) and by result code."}, []string{"verb", "via", "code"}),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "nabat_control_request_seconds",
 			Help: "Time to answer an API request.", Buckets: prometheus.ExponentialBuckets(0.0001, 4, 8)}, []string{"verb"}),
+		streams: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "nabat_control_streams",
+			Help: "Streams of policies with history, by state: ready, failed, orphaned or parked."}, []string{"state"}),
 	}
 }
 
 // Register adds the counts to reg.
 func (c *Counts) Register(reg prometheus.Registerer) error {
-	if err := reg.Register(c.requests); err != nil {
-		return err
+	for _, c := range []prometheus.Collector{c.requests, c.seconds, c.streams} {
+		if err := reg.Register(c); err != nil {
+			return err
+		}
 	}
-	return reg.Register(c.seconds)
+	return nil
+}
+
+// Streams counts streams by state. A state that is missing has none.
+func (c *Counts) Streams(states map[string]int) {
+	for _, state := range []string{StreamReady, StreamFailed, StreamOrphaned, StreamParked} {
+		c.streams.WithLabelValues(state).Set(float64(states[state]))
+	}
 }
 
 // Request counts one request; code is ok or the error's code.

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -29,13 +30,16 @@ type Publisher struct {
 	log *slog.Logger
 
 	// mu guards the fields below.
-	mu  sync.Mutex
-	set *policy.Set
-	kv  jetstream.KeyValue
+	mu   sync.Mutex
+	file *policy.Set // as the operator wrote it
+	set  *policy.Set // as last seen in NATS: also says where messages are stored
+	kv   jetstream.KeyValue
 }
 
 // New returns a publisher of set.
-func New(set *policy.Set, log *slog.Logger) *Publisher { return &Publisher{set: set, log: log} }
+func New(set *policy.Set, log *slog.Logger) *Publisher {
+	return &Publisher{file: set, set: set, log: log}
+}
 
 // fileError is a policy file that cannot be used as it is.
 type fileError struct{ err error }
@@ -65,7 +69,7 @@ func (p *Publisher) Set() *policy.Set {
 
 // Publish puts the set into kv with the next version, unless the same policies
 // are there already. Compare-and-set keeps replicas from overwriting a newer set
-// with an older one.
+// with an older one. A policy that had a stream keeps it.
 func (p *Publisher) Publish(ctx context.Context, kv jetstream.KeyValue) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -74,8 +78,67 @@ func (p *Publisher) Publish(ctx context.Context, kv jetstream.KeyValue) error {
 }
 
 func (p *Publisher) publish(ctx context.Context) error {
+	return p.update(ctx, func(old *policy.Set, _ uint64) []policy.Policy {
+		streams := make(map[string]*policy.Stream)
+		for i := range old.Rooms {
+			streams[old.Rooms[i].Match] = old.Rooms[i].Stream
+		}
+		return withStreams(p.file.Rooms, streams)
+	})
+}
+
+// withStreams returns rooms with the streams of those that keep history.
+func withStreams(rooms []policy.Policy, streams map[string]*policy.Stream) []policy.Policy {
+	rooms = slices.Clone(rooms)
+	for i := range rooms {
+		if rooms[i].Stream = nil; rooms[i].History != nil {
+			rooms[i].Stream = streams[rooms[i].Match]
+		}
+	}
+	return rooms
+}
+
+// InForce reads the set that lies in NATS, whichever replica put it there, and
+// its revision. It must be called after Publish.
+func (p *Publisher) InForce(ctx context.Context) (*policy.Set, uint64, error) {
+	p.mu.Lock()
+	kv := p.kv
+	p.mu.Unlock()
+	e, err := kv.Get(ctx, bus.KeyPolicies)
+	if err != nil {
+		return nil, 0, fmt.Errorf("read policies: %w", err)
+	}
+	set, err := policy.Decode(e.Value())
+	if err != nil {
+		return nil, 0, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if set.Version > p.set.Version {
+		p.set = set
+	}
+	return set, e.Revision(), nil
+}
+
+// Mark says in the set in force where messages are stored, by pattern; a
+// pattern that is missing has no stream. It does nothing when the set is no
+// longer the one of that revision: who asks has judged by older policies.
+func (p *Publisher) Mark(ctx context.Context, revision uint64, streams map[string]*policy.Stream) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.update(ctx, func(old *policy.Set, at uint64) []policy.Policy {
+		if at != revision {
+			return nil
+		}
+		return withStreams(old.Rooms, streams)
+	})
+}
+
+// update puts what change makes of the set in force, with the next version;
+// nil leaves it as it is. It tries again while other replicas are faster.
+func (p *Publisher) update(ctx context.Context, change func(old *policy.Set, revision uint64) []policy.Policy) error {
 	for {
-		err := p.compareAndSet(ctx)
+		err := p.compareAndSet(ctx, change)
 		if !errors.Is(err, jetstream.ErrKeyExists) {
 			return err
 		}
@@ -86,21 +149,29 @@ func (p *Publisher) publish(ctx context.Context) error {
 }
 
 // compareAndSet returns ErrKeyExists when another replica was faster.
-func (p *Publisher) compareAndSet(ctx context.Context) error {
-	next := &policy.Set{Version: 1, Rooms: p.set.Rooms}
+func (p *Publisher) compareAndSet(ctx context.Context, change func(old *policy.Set, revision uint64) []policy.Policy) error {
+	old, revision := &policy.Set{}, uint64(0) // when there is none, or none that can be read
 	e, err := p.kv.Get(ctx, bus.KeyPolicies)
-	if errors.Is(err, jetstream.ErrKeyNotFound) {
-		_, err = p.kv.Create(ctx, bus.KeyPolicies, next.Encode())
-	} else if err == nil {
-		if old, oldErr := policy.Decode(e.Value()); oldErr == nil {
-			next.Version = old.Version
-			if bytes.Equal(next.Encode(), old.Encode()) {
-				p.set = next
-				return nil
-			}
-			next.Version = old.Version + 1
+	if err == nil {
+		revision = e.Revision()
+		if set, decodeErr := policy.Decode(e.Value()); decodeErr == nil {
+			old = set
 		}
-		_, err = p.kv.Update(ctx, bus.KeyPolicies, next.Encode(), e.Revision())
+	}
+	next := &policy.Set{Version: old.Version, Rooms: change(old, revision)}
+	if next.Rooms == nil {
+		return nil
+	}
+	switch {
+	case errors.Is(err, jetstream.ErrKeyNotFound):
+		next.Version = 1
+		_, err = p.kv.Create(ctx, bus.KeyPolicies, next.Encode())
+	case err == nil && old.Version > 0 && bytes.Equal(next.Encode(), old.Encode()):
+		p.set = next
+		return nil
+	case err == nil:
+		next.Version = old.Version + 1
+		_, err = p.kv.Update(ctx, bus.KeyPolicies, next.Encode(), revision)
 	}
 	if err != nil {
 		return fmt.Errorf("publish policies: %w", err)
@@ -155,10 +226,10 @@ func (p *Publisher) Reload(ctx context.Context, file string) error {
 	defer cancel()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	old := p.set
-	p.set = set
+	old := p.file
+	p.file = set
 	if err := p.publish(ctx); err != nil {
-		p.set = old
+		p.file = old
 		return err
 	}
 	return nil

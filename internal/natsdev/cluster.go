@@ -1,0 +1,97 @@
+package natsdev
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+)
+
+// Cluster is servers that share JetStream.
+type Cluster struct{ Servers []*Server }
+
+// StartCluster runs n servers and returns when each takes part in JetStream.
+func StartCluster(n int) (*Cluster, error) {
+	addresses, err := freeAddresses(n)
+	if err != nil {
+		return nil, err
+	}
+	c := &Cluster{}
+	for i := range n {
+		s, err := Start(Options{name: fmt.Sprintf("nabat-dev-%d", i), cluster: addresses[i], routes: addresses})
+		if err != nil {
+			c.Shutdown()
+			return nil, err
+		}
+		c.Servers = append(c.Servers, s)
+	}
+	if err := c.wait(); err != nil {
+		c.Shutdown()
+		return nil, err
+	}
+	return c, nil
+}
+
+// freeAddresses returns n addresses of this machine that nobody listens on.
+func freeAddresses(n int) ([]string, error) {
+	var addresses []string
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, fmt.Errorf("address of a route: %w", err)
+		}
+		defer func() { _ = l.Close() }() // all at once, so that none comes twice
+		addresses = append(addresses, l.Addr().String())
+	}
+	return addresses, nil
+}
+
+// wait returns when one server leads JetStream and knows all.
+func (c *Cluster) wait() error {
+	const patience, pause = 30 * time.Second, 10 * time.Millisecond
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(pause) {
+		for _, s := range c.Servers {
+			if s.server.JetStreamIsLeader() && len(s.server.JetStreamClusterPeers()) == len(c.Servers) {
+				return nil
+			}
+		}
+	}
+	return errors.New("the NATS cluster has no leader")
+}
+
+// URL names all servers.
+func (c *Cluster) URL() string {
+	var urls []string
+	for _, s := range c.Servers {
+		urls = append(urls, s.URL())
+	}
+	return strings.Join(urls, ",")
+}
+
+// Shutdown ends all servers and removes their stores.
+func (c *Cluster) Shutdown() {
+	for _, s := range c.Servers {
+		s.Shutdown()
+	}
+}
+
+// join adds the settings of a clustered server.
+func (o *Options) join(so *server.Options) error {
+	if o.cluster == "" {
+		return nil
+	}
+	addr, err := net.ResolveTCPAddr("tcp", o.cluster)
+	if err != nil {
+		return fmt.Errorf("cluster address: %w", err)
+	}
+	so.ServerName = o.name
+	so.Cluster = server.ClusterOpts{Name: "nabat-dev", Host: addr.IP.String(), Port: addr.Port}
+	for _, route := range o.routes {
+		so.Routes = append(so.Routes, &url.URL{Scheme: "nats-route", Host: route})
+	}
+	return nil
+}
