@@ -123,7 +123,8 @@ func (p *pass) apply(ctx context.Context) error {
 		switch {
 		case errors.Is(err, errLost):
 			r := p.list.Streams[pol.Match]
-			p.opts.Log.Warn("the stream is lost: a new one takes its place, under a new epoch", "stream", r.Name, "pattern", r.Pattern, "error", err)
+			p.opts.Log.Warn("a stream is lost: a new one takes its place, under a new epoch; the mirror keeps what it holds until it is deleted by hand",
+				"stream", r.Name, "mirror", r.Mirror, "pattern", r.Pattern, "reason", err)
 			p.list.park(r, time.Now())
 			p.list.Streams[pol.Match] = newRecord(pol.Match)
 			lost = true

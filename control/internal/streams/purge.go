@@ -54,6 +54,7 @@ func (k *Keeper) Purge(ctx context.Context, room string) error {
 // origin still has.
 func follow(ctx context.Context, mirror jetstream.Stream, last uint64) error {
 	const patience, pause = 10 * time.Second, 20 * time.Millisecond
+	const heard = 3 * time.Second // a mirror hears from its origin every second
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for {
@@ -61,7 +62,7 @@ func follow(ctx context.Context, mirror jetstream.Stream, last uint64) error {
 		if err != nil {
 			return fmt.Errorf("mirror: %w", err)
 		}
-		if m := info.Mirror; info.State.LastSeq >= last || (m != nil && m.Error == nil && m.Active >= 0 && m.Lag == 0) {
+		if m := info.Mirror; info.State.LastSeq >= last || (m != nil && m.Error == nil && m.Active >= 0 && m.Active < heard && m.Lag == 0) {
 			return nil
 		}
 		select {

@@ -116,7 +116,7 @@ func (k *Keeper) Verify(ctx context.Context) error {
 		k.opts.Log.Info("every policy with history has its stream")
 	case err != nil && err.Error() != k.logged:
 		k.logged = err.Error()
-		k.opts.Log.Error("history is not kept as the policies say", "error", err)
+		k.opts.Log.Error("the streams of history are not as the policies say", "error", err)
 	}
 	return err
 }
