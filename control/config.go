@@ -96,7 +96,7 @@ func (c *Config) Check() error {
 func checkPrefix(key, prefix string) error {
 	name, ok := strings.CutSuffix(prefix, ".")
 	if encoded, err := subject.Encode("", name); !ok || err != nil || encoded != name {
-		return fmt.Errorf("%s is %q: must be tokens of a subject with a dot behind the last, as in \"room.\"", key, prefix)
+		return fmt.Errorf("%s is %q: must be tokens of a subject with a dot behind each, as %q has", key, prefix, subject.RoomPrefix)
 	}
 	return nil
 }
