@@ -148,6 +148,12 @@ func EnsureBucket(ctx context.Context, js jetstream.JetStream, bucket, descripti
 	return kv, nil
 }
 
+// Raced reports whether a Create or an Update of a key failed because another
+// writer was faster, or because what was read before it was stale.
+func Raced(err error) bool {
+	return errors.Is(err, jetstream.ErrKeyExists) || errors.Is(err, jetstream.ErrKeyRevisionMismatch)
+}
+
 // Watch calls fn with the newest value of a key, at first and at every change,
 // until ctx ends. It waits for the bucket to appear and begins again after any
 // failure, with which fn is not bothered unless the value has changed. A key

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"os"
 	"os/signal"
 	"slices"
@@ -24,6 +25,9 @@ import (
 // often replaced behind a symbolic link, which file notification misses.
 // Variable for tests.
 var pollInterval = 2 * time.Second
+
+// maxPause bounds the random pause that lets one of several replicas go first.
+const maxPause = 50 * time.Millisecond
 
 // Publisher puts policies into NATS. Safe from any goroutine.
 type Publisher struct {
@@ -139,16 +143,18 @@ func (p *Publisher) Mark(ctx context.Context, revision uint64, streams map[strin
 func (p *Publisher) update(ctx context.Context, change func(old *policy.Set, revision uint64) []policy.Policy) error {
 	for {
 		err := p.compareAndSet(ctx, change)
-		if !errors.Is(err, jetstream.ErrKeyExists) {
+		if !bus.Raced(err) {
 			return err
 		}
-		if ctx.Err() != nil {
+		select {
+		case <-ctx.Done():
 			return ctx.Err()
+		case <-time.After(rand.N(maxPause)):
 		}
 	}
 }
 
-// compareAndSet returns ErrKeyExists when another replica was faster.
+// compareAndSet fails with what bus.Raced knows when another replica was faster.
 func (p *Publisher) compareAndSet(ctx context.Context, change func(old *policy.Set, revision uint64) []policy.Policy) error {
 	old, revision := &policy.Set{}, uint64(0) // when there is none, or none that can be read
 	e, err := p.kv.Get(ctx, bus.KeyPolicies)

@@ -85,15 +85,26 @@ func (p *pass) name(ctx context.Context) error {
 	return nil
 }
 
-// overlapping returns the streams that capture a part of subj.
+// overlapping returns the streams that capture a part of subj. It asks for names
+// first: a list with all details waits for streams that have no leader yet.
 func (p *pass) overlapping(ctx context.Context, subj string) ([]*jetstream.StreamInfo, error) {
 	var found []*jetstream.StreamInfo
-	list := p.opts.JetStream.ListStreams(ctx, jetstream.WithStreamListSubject(subj))
-	for info := range list.Info() {
-		found = append(found, info)
+	list := p.opts.JetStream.StreamNames(ctx, jetstream.WithStreamListSubject(subj))
+	var names []string
+	for name := range list.Name() {
+		names = append(names, name)
 	}
 	if err := list.Err(); err != nil {
 		return nil, fmt.Errorf("list streams that capture %s: %w", subj, err)
+	}
+	for _, name := range names {
+		info, err := p.info(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		if info != nil {
+			found = append(found, info)
+		}
 	}
 	return found, nil
 }
@@ -242,16 +253,28 @@ func (p *pass) parked(ctx context.Context, r *record) (gone bool, err error) {
 	return false, err
 }
 
+// Nobody answers for a stream whose leader is not elected yet, not even later:
+// it is asked again, with more patience each time.
+const (
+	firstAnswer = 250 * time.Millisecond
+	lastAnswer  = 2 * time.Second
+)
+
 // info returns nil when there is no such stream.
 func (p *pass) info(ctx context.Context, name string) (*jetstream.StreamInfo, error) {
-	s, err := p.opts.JetStream.Stream(ctx, name)
-	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		return nil, nil
+	for wait := firstAnswer; ; wait *= 2 {
+		asked, cancel := context.WithTimeout(ctx, wait)
+		s, err := p.opts.JetStream.Stream(asked, name)
+		cancel()
+		switch {
+		case err == nil:
+			return s.CachedInfo(), nil
+		case errors.Is(err, jetstream.ErrStreamNotFound):
+			return nil, nil
+		case !errors.Is(err, context.DeadlineExceeded) || wait >= lastAnswer || ctx.Err() != nil:
+			return nil, fmt.Errorf("stream %s: %w", name, err)
+		}
 	}
-	if err != nil {
-		return nil, fmt.Errorf("stream %s: %w", name, err)
-	}
-	return s.CachedInfo(), nil
 }
 
 // bring makes a stream that is not there and corrects one that differs.

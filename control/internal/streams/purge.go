@@ -50,19 +50,24 @@ func (k *Keeper) Purge(ctx context.Context, room string) error {
 	return nil
 }
 
-// follow waits until a mirror holds all up to an offset, or as much of it as its
-// origin still has.
+// follow waits until a mirror holds all up to an offset, or until it has heard
+// for a while that its origin has no more: what came last may have been removed
+// before the mirror was made.
 func follow(ctx context.Context, mirror jetstream.Stream, last uint64) error {
 	const patience, pause = 10 * time.Second, 20 * time.Millisecond
 	const heard = 3 * time.Second // a mirror hears from its origin every second
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	for {
+	for calm := time.Now(); ; {
 		info, err := mirror.Info(ctx)
 		if err != nil {
 			return fmt.Errorf("mirror: %w", err)
 		}
-		if m := info.Mirror; info.State.LastSeq >= last || (m != nil && m.Error == nil && m.Active >= 0 && m.Active < heard && m.Lag == 0) {
+		m := info.Mirror
+		if m == nil || m.Error != nil || m.Lag > 0 || m.Active < 0 || m.Active >= heard {
+			calm = time.Now()
+		}
+		if info.State.LastSeq >= last || time.Since(calm) >= heard {
 			return nil
 		}
 		select {

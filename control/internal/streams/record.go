@@ -64,7 +64,7 @@ func load(ctx context.Context, kv jetstream.KeyValue) (*stored, error) {
 }
 
 // save writes the document if it has changed, as judged by that revision of the
-// policies. It returns ErrKeyExists when another replica was faster.
+// policies. It fails with what bus.Raced knows when another replica was faster.
 func (s *stored) save(ctx context.Context, kv jetstream.KeyValue, policies uint64) error {
 	if bytes.Equal(s.encode(), s.raw) || (s.revision == 0 && len(s.Streams)+len(s.Parked) == 0) {
 		return nil

@@ -139,7 +139,7 @@ func (k *Keeper) verify(ctx context.Context) error {
 	}
 	for range maxRounds {
 		err = (&pass{Keeper: k, kv: kv}).run(ctx)
-		if !errors.Is(err, errAgain) && !errors.Is(err, jetstream.ErrKeyExists) {
+		if !errors.Is(err, errAgain) && !bus.Raced(err) {
 			break
 		}
 		select {

@@ -91,13 +91,17 @@ func (r *replica) publish(rooms ...policy.Policy) {
 	}
 }
 
-// verified makes a pass and returns the streams that are marked, by pattern.
+// verified returns the streams that are marked, by pattern, once all is well.
 func (r *replica) verified() map[string]policy.Stream {
 	r.t.Helper()
-	if err := r.Verify(r.t.Context()); err != nil {
-		r.t.Fatal(err)
+	var err error
+	for begin := time.Now(); time.Since(begin) < patience; {
+		if err = r.Verify(r.t.Context()); err == nil {
+			return r.marked()
+		}
 	}
-	return r.marked()
+	r.t.Fatal(err)
+	return nil
 }
 
 func (r *replica) marked() map[string]policy.Stream {
@@ -414,30 +418,34 @@ func TestAPolicyThatGoesAndComes(t *testing.T) {
 func TestReplicasThatRaceMakeOneStream(t *testing.T) { race(t, setup(t), 1) }
 
 func TestReplicasThatRaceInACluster(t *testing.T) {
-	cluster, err := natsdev.StartCluster(3)
+	servers, err := natsdev.StartCluster(3)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(cluster.Shutdown)
-	r := connect(t, cluster.URL(), 3)
+	t.Cleanup(servers.Shutdown)
+	r := connect(t, servers.URL(), 3)
 	streams := race(t, r, 3)
 
 	// Another leader does not make another stream of it.
 	again := r.replica(nil)
 	again.publish(keepsIn("chat.>", 3), keepsIn("news", 3))
 	name := streams["chat.>"].Name
-	leader := func() string {
-		s, err := r.js.Stream(t.Context(), name)
+	cluster := func() *jetstream.ClusterInfo {
+		ctx, cancel := context.WithTimeout(t.Context(), 250*time.Millisecond) // nobody answers without a leader
+		defer cancel()
+		s, err := r.js.Stream(ctx, name)
 		if err != nil || s.CachedInfo().Cluster == nil {
-			return ""
+			return &jetstream.ClusterInfo{}
 		}
-		return s.CachedInfo().Cluster.Leader
+		return s.CachedInfo().Cluster
 	}
-	before := leader()
-	if _, err := r.nc.Request("$JS.API.STREAM.LEADER.STEPDOWN."+name, nil, patience); err != nil {
+	var before *jetstream.ClusterInfo
+	until(t, "a leader and its heirs", func() bool { before = cluster(); return before.Leader != "" && len(before.Replicas) == 2 })
+	heir := before.Replicas[0].Name // named, so that nobody waits for an election
+	if _, err := r.nc.Request("$JS.API.STREAM.LEADER.STEPDOWN."+name, []byte(`{"placement":{"preferred":"`+heir+`"}}`), patience); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "another leader", func() bool { now := leader(); return now != "" && now != before })
+	until(t, "another leader", func() bool { now := cluster().Leader; return now != "" && now != before.Leader })
 	until(t, "the streams are the same", func() bool {
 		return again.Verify(t.Context()) == nil && reflect.DeepEqual(again.marked(), streams)
 	})
