@@ -384,7 +384,7 @@ func TestCheckPrintsWhatIsInForce(t *testing.T) {
 	dir := t.TempDir()
 	config, policies := filepath.Join(dir, "c.yaml"), filepath.Join(dir, "p.yaml")
 	for path, text := range map[string]string{
-		config:   "max_rooms: 9\n",
+		config: "max_rooms: 9\n",
 		policies: "rooms:\n  - match: \"chat.>\"\n    publish: true\n    slow: disconnect\n" +
 			"  - match: quotes.>\n    history: {messages: 100, age: 24h, bytes: 1GiB, replicas: 3}\n    latest: true\n" +
 			"  - match: \">\"\n    anonymous: {subscribe: true}\n",
