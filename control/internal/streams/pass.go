@@ -277,15 +277,27 @@ func (p *pass) info(ctx context.Context, name string) (*jetstream.StreamInfo, er
 	}
 }
 
+// unanswered turns silence into another look. When replicas make or change one
+// replicated stream at once, the server answers one of them only; the others see
+// at the next look what came of it.
+func unanswered(err error) error {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return errors.Join(err, errAgain)
+	}
+	return err
+}
+
 // bring makes a stream that is not there and corrects one that differs.
 func (p *pass) bring(ctx context.Context, have *jetstream.StreamInfo, want jetstream.StreamConfig) (*jetstream.StreamInfo, error) {
+	ctx, cancel := context.WithTimeout(ctx, lastAnswer)
+	defer cancel()
 	if have == nil {
 		s, err := p.opts.JetStream.CreateStream(ctx, want)
 		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
 			return nil, fmt.Errorf("stream %s: %w", want.Name, errAgain) // another replica was faster, with other policies
 		}
 		if err != nil {
-			return nil, fmt.Errorf("create stream %s: %w", want.Name, err)
+			return nil, fmt.Errorf("create stream %s: %w", want.Name, unanswered(err))
 		}
 		p.opts.Log.Info("stream created", "stream", want.Name, "subjects", want.Subjects)
 		return s.CachedInfo(), nil
@@ -296,7 +308,7 @@ func (p *pass) bring(ctx context.Context, have *jetstream.StreamInfo, want jetst
 	}
 	s, err := p.opts.JetStream.UpdateStream(ctx, next)
 	if err != nil {
-		return nil, fmt.Errorf("correct %s of stream %s: %w", strings.Join(differed, ", "), want.Name, err)
+		return nil, fmt.Errorf("correct %s of stream %s: %w", strings.Join(differed, ", "), want.Name, unanswered(err))
 	}
 	p.opts.Log.Info("stream corrected to what its policy says", "stream", want.Name, "settings", differed)
 	return s.CachedInfo(), nil

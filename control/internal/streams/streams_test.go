@@ -85,10 +85,14 @@ func (r *rig) replica(change func(*Options)) *replica {
 // publish puts policies in force, as a control that reads them from its file.
 func (r *replica) publish(rooms ...policy.Policy) {
 	r.t.Helper()
-	r.publisher.Publisher = policies.New(&policy.Set{Rooms: rooms}, slog.New(slog.DiscardHandler))
-	if err := r.publisher.Publish(r.t.Context(), r.kv); err != nil {
+	if err := r.tryPublish(rooms...); err != nil {
 		r.t.Fatal(err)
 	}
+}
+
+func (r *replica) tryPublish(rooms ...policy.Policy) error {
+	r.publisher.Publisher = policies.New(&policy.Set{Rooms: rooms}, slog.New(slog.DiscardHandler))
+	return r.publisher.Publish(r.t.Context(), r.kv)
 }
 
 // verified returns the streams that are marked, by pattern, once all is well.
@@ -467,7 +471,14 @@ func race(t *testing.T, r *rig, copies int) map[string]policy.Stream {
 		wg.Go(func() {
 			p := keepsIn("chat.>", copies)
 			p.History.Messages = 10 - i/3
-			c.publish(p, keepsIn("news", copies))
+			// A control tries until it succeeds.
+			err := c.tryPublish(p, keepsIn("news", copies))
+			for begin := time.Now(); err != nil && time.Since(begin) < patience; {
+				err = c.tryPublish(p, keepsIn("news", copies))
+			}
+			if err != nil {
+				t.Error(err)
+			}
 			for range 3 {
 				// A failure is another replica's turn.
 				_ = c.Verify(t.Context())
