@@ -461,7 +461,10 @@ func keepsIn(pattern string, replicas int) policy.Policy {
 	return p
 }
 
-// race lets several replicas, of which one has older policies, begin at once.
+// race lets several replicas begin at once. In a cluster one of them has other
+// limits, so that they also change what another made; a single nats-server 2.15
+// reads the settings of a mirror's origin without a lock then, which the race
+// detector rightly reports.
 func race(t *testing.T, r *rig, copies int) map[string]policy.Stream {
 	var wg sync.WaitGroup
 	var all []*replica
@@ -470,7 +473,9 @@ func race(t *testing.T, r *rig, copies int) map[string]policy.Stream {
 		all = append(all, c)
 		wg.Go(func() {
 			p := keepsIn("chat.>", copies)
-			p.History.Messages = 10 - i/3
+			if copies > 1 {
+				p.History.Messages = 10 - i/3
+			}
 			// A control tries until it succeeds.
 			err := c.tryPublish(p, keepsIn("news", copies))
 			for begin := time.Now(); err != nil && time.Since(begin) < patience; {
