@@ -73,6 +73,21 @@ type Config struct {
 	// MaxQueueBytes bounds what waits for one connection. Default 1 MiB. Above
 	// it the policy's slow rule applies.
 	MaxQueueBytes config.Bytes `config:"max_queue_bytes" help:"bytes that may wait for one connection"`
+	// LagQueueBytes is the same in rooms with history, whose slow readers catch up
+	// from there. Default 128 KiB.
+	LagQueueBytes config.Bytes `config:"lag_queue_bytes" help:"bytes that may wait for one connection in rooms with history, before it catches up from there"`
+	// MaxHistory bounds the messages of one history reply. Default 100.
+	MaxHistory int `config:"max_history" help:"messages of one history reply"`
+	// RecentMessages and RecentBytes bound what a node keeps of the newest
+	// messages of each of its rooms with history. Default 64, and 32 KiB.
+	RecentMessages int          `config:"recent_messages" help:"newest messages kept in memory of each room with history"`
+	RecentBytes    config.Bytes `config:"recent_bytes" help:"bytes of them"`
+	// HistoryVerify is when a room that was joined is compared with its history
+	// once more; HistoryAudit how often after that. Default 1.5 s, and 1 min.
+	HistoryVerify time.Duration `config:"history_verify" help:"after a room is joined, when it is compared with its history again"`
+	HistoryAudit  time.Duration `config:"history_audit" help:"how often rooms are compared with their history"`
+	// HistoryRequests bounds the requests to the store under way. Default 8.
+	HistoryRequests int `config:"history_requests" help:"requests to the history store under way at a time"`
 	// MaxInboxBytes bounds what waits for one loop. Default 64 MiB. Above it
 	// rooms lose messages, which is announced by gap.
 	MaxInboxBytes config.Bytes `config:"max_inbox_bytes" help:"bytes of messages that may wait for one loop"`
@@ -107,7 +122,9 @@ func Defaults() Config {
 		NATSURL: "nats://127.0.0.1:4222", NATSConnections: 2, NATSQueue: 65536, NATSTimeout: 5 * time.Second,
 		SubjectPrefix: "room.", RoomLinger: 60 * time.Second, TokenLeeway: 5 * time.Second,
 		MaxHandshakes: 4096, HandshakeTimeout: 10 * time.Second, MaxHeadBytes: 16 << 10,
-		ConnectTimeout: 10 * time.Second, MaxMessageBytes: 64 << 10, MaxQueueBytes: 1 << 20, MaxInboxBytes: 64 << 20,
+		ConnectTimeout: 10 * time.Second, MaxMessageBytes: 64 << 10, MaxQueueBytes: 1 << 20,
+		LagQueueBytes: 128 << 10, MaxHistory: 100, RecentMessages: 64, RecentBytes: 32 << 10,
+		HistoryVerify: 1500 * time.Millisecond, HistoryAudit: time.Minute, HistoryRequests: 8, MaxInboxBytes: 64 << 20,
 		MaxRooms: 128, MaxBadCommands: 10, MaxInFlight: 32, SendBuffer: 32 << 10,
 		PingInterval: 25 * time.Second, PongTimeout: 10 * time.Second, CloseTimeout: 5 * time.Second,
 		ExpiryWarning: time.Minute, Drain: 10 * time.Second,
@@ -130,6 +147,11 @@ func (c *Config) Check() error {
 		{"max_head_bytes", int64(c.MaxHeadBytes), 1 << 10, 1 << 20},
 		{"max_message_bytes", int64(c.MaxMessageBytes), 1 << 10, 64 << 20},
 		{"max_queue_bytes", int64(c.MaxQueueBytes), 16 << 10, 64 << 20},
+		{"lag_queue_bytes", int64(c.LagQueueBytes), 16 << 10, 64 << 20},
+		{"max_history", int64(c.MaxHistory), 1, 256},
+		{"recent_messages", int64(c.RecentMessages), 1, 1 << 16},
+		{"recent_bytes", int64(c.RecentBytes), 1 << 10, 64 << 20},
+		{"history_requests", int64(c.HistoryRequests), 1, 256},
 		{"max_inbox_bytes", int64(c.MaxInboxBytes), 1 << 20, 16 << 30},
 		{"max_rooms", int64(c.MaxRooms), 1, 1 << 16},
 		{"max_bad_commands", int64(c.MaxBadCommands), 1, 1<<16 - 1},
@@ -144,7 +166,7 @@ func (c *Config) Check() error {
 		key   string
 		value time.Duration
 	}{
-		{"nats_timeout", c.NATSTimeout}, {"handshake_timeout", c.HandshakeTimeout}, {"connect_timeout", c.ConnectTimeout},
+		{"nats_timeout", c.NATSTimeout}, {"history_verify", c.HistoryVerify}, {"history_audit", c.HistoryAudit}, {"handshake_timeout", c.HandshakeTimeout}, {"connect_timeout", c.ConnectTimeout},
 		{"ping_interval", c.PingInterval}, {"pong_timeout", c.PongTimeout}, {"close_timeout", c.CloseTimeout},
 	} {
 		if d.value < 100*time.Millisecond || d.value > 24*time.Hour {

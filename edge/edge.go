@@ -22,6 +22,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"nabat/edge/internal/history"
 	"nabat/edge/internal/listen"
 	"nabat/edge/internal/metrics"
 	"nabat/edge/internal/upstream"
@@ -41,6 +42,8 @@ type Edge struct {
 	verifier  *auth.Verifier
 	verifiers *verifiers
 	control   *nats.Conn
+	recovery  *nats.Conn // history is read on a connection of its own
+	history   *history.Reader
 	upstream  *upstream.Upstream
 	workers   []*worker
 	address   netip.AddrPort
@@ -108,8 +111,17 @@ func (e *Edge) open(reg *prometheus.Registry) error {
 	if e.control, err = connect("control"); err != nil {
 		return err
 	}
-	e.upstream, err = upstream.New(ctx, upstream.Options{Prefix: e.cfg.SubjectPrefix, Live: e.cfg.NATSConnections,
-		Queue: e.cfg.NATSQueue, PublishWait: 8192, Linger: e.cfg.RoomLinger, Confirm: e.cfg.NATSTimeout, Log: e.log}, connect, inboxes)
+	if e.recovery, err = connect("history"); err != nil {
+		return err
+	}
+	if e.history, err = history.New(e.recovery, history.Options{InFlight: e.cfg.HistoryRequests, Waiting: 1 << 16,
+		Timeout: e.cfg.NATSTimeout, Log: e.log}); err != nil {
+		return err
+	}
+	e.upstream, err = upstream.New(upstream.Options{Prefix: e.cfg.SubjectPrefix, LivePrefix: bus.LivePrefix, Live: e.cfg.NATSConnections,
+		Queue: e.cfg.NATSQueue, PublishWait: 8192, Linger: e.cfg.RoomLinger, Confirm: e.cfg.NATSTimeout, Log: e.log,
+		Verify: e.cfg.HistoryVerify, Audit: e.cfg.HistoryAudit, RingCount: e.cfg.RecentMessages, RingBytes: int(e.cfg.RecentBytes),
+		Policy: e.policy, Store: e.history}, connect, inboxes)
 	if err != nil {
 		return err
 	}
@@ -133,6 +145,7 @@ func (e *Edge) Run(ctx context.Context) error {
 		return fmt.Errorf("jetstream: %w", err)
 	}
 	wg.Go(func() { e.upstream.Run(inner) })
+	wg.Go(func() { e.history.Run(inner) })
 	wg.Go(func() { e.verifiers.run(inner, max(1, e.cfg.Loops)) })
 	wg.Go(func() { e.watch(inner, js) })
 	for _, w := range e.workers {
@@ -172,7 +185,16 @@ func (e *Edge) setPolicies(value []byte, revision uint64) {
 		return
 	}
 	e.policies.Store(set)
+	e.upstream.PoliciesChanged()
 	e.log.Info("policies in force", "version", set.Version, "policies", len(set.Rooms))
+}
+
+// policy is the policy of a room, nil when none matches. Safe from any goroutine.
+func (e *Edge) policy(room string) *policy.Policy {
+	if set := e.policies.Load(); set != nil {
+		return set.For(room)
+	}
+	return nil
 }
 
 // keyRing joins the two documents that keys come in.
@@ -264,8 +286,10 @@ func (e *Edge) close() {
 		}
 		w.acceptor.Stop() // of a loop that had failed: its goroutine has ended
 	}
-	if e.control != nil {
-		e.control.Close()
+	for _, nc := range []*nats.Conn{e.control, e.recovery} {
+		if nc != nil {
+			nc.Close()
+		}
 	}
 }
 
@@ -317,4 +341,12 @@ func (e *Edge) LoopLag() (worst float64) {
 func (e *Edge) Rooms() int { return e.upstream.Rooms() }
 
 // Bus implements metrics.Source.
-func (e *Edge) Bus() metrics.Bus { return e.upstream.State() }
+func (e *Edge) Bus() metrics.Bus {
+	b := e.upstream.State()
+	b.Requests = e.history.Requests()
+	return b
+}
+
+// Degraded says what does not work though clients are served, nil when all does.
+// Safe from any goroutine.
+func (e *Edge) Degraded() error { return e.upstream.Degraded() }

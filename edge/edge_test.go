@@ -71,7 +71,9 @@ func TestCommands(t *testing.T) {
 	a.send(`{"id":6,"ping":{}}`)
 	a.want(`{"id":6,"pong":{}}`)
 	a.send(`{"id":7,"history":{"room":"a"}}`)
-	a.wantPrefix(`{"id":7,"error":{"code":"not_yet"`)
+	a.wantPrefix(`{"id":7,"error":{"code":"no_history"`)
+	a.send(`{"id":8,"presence":{"room":"a"}}`)
+	a.wantPrefix(`{"id":8,"error":{"code":"not_yet"`)
 	c.publish("c", "unseen", nil)
 	c.publish("b", "seen", nil)
 	a.want(`{"room":"b","text":"seen"}`)
@@ -346,8 +348,8 @@ func TestWhoLeavesWhileJoiningDoesNotTakeTheRoomFromTheNext(t *testing.T) {
 	w := e.workers[0]
 	joined := make(chan *wire.Error, 1)
 	if err := w.loop.Do(func() { // both wait for the same answer of NATS
-		w.Join(session.Ref(first), "r", func(bool, *wire.Error) { w.Leave(session.Ref(first), "r") })
-		w.Join(session.Ref(second), "r", func(_ bool, err *wire.Error) { joined <- err })
+		w.Join(session.Ref(first), session.Want{Room: "r"}, func(wire.Position, bool, *wire.Error) { w.Leave(session.Ref(first), "r") })
+		w.Join(session.Ref(second), session.Want{Room: "r"}, func(_ wire.Position, _ bool, err *wire.Error) { joined <- err })
 	}); err != nil {
 		t.Fatal(err)
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"nabat/edge/internal/loop"
 	"nabat/edge/internal/session"
 	"nabat/edge/internal/upstream"
 	"nabat/internal/bus"
@@ -17,18 +18,24 @@ import (
 
 // Publish implements session.Host: what a client publishes becomes an ordinary
 // NATS message, with the sender in headers that clients cannot set.
-func (w *worker) Publish(ref session.Ref, id *session.Identity, p *wire.Publication, done func(*wire.Error)) {
+func (w *worker) Publish(ref session.Ref, id *session.Identity, p *wire.Publication, done func(wire.Position, *wire.Error)) {
 	m, err := w.message(ref, id, p)
 	if err != nil {
-		done(err)
+		done(wire.Position{}, err)
 		return
 	}
-	accepted := w.edge.upstream.Publish(upstream.Publication{Message: m, Done: func(err error) {
+	at := wire.Position{Room: p.Room}
+	one := upstream.Publication{Message: m}
+	if pol := w.Policy(p.Room); pol != nil && pol.Stream != nil {
+		one.Stream, at.Epoch = pol.Stream.Name, pol.Stream.Epoch
+	}
+	one.Done = func(offset uint64, err error) {
+		at.Offset = offset
 		// An error of Post means that the loop has stopped: nobody waits.
-		_ = w.loop.Post(func() { w.published(ref, err, done) })
-	}})
-	if !accepted {
-		done(&wire.Error{Code: wire.Overloaded, Reason: errBusy.Error(), RetryMS: 200})
+		_ = w.loop.Post(func() { w.published(ref, at, err, done) })
+	}
+	if !w.edge.upstream.Publish(one) {
+		done(at, &wire.Error{Code: wire.Overloaded, Reason: errBusy.Error(), RetryMS: 200})
 	}
 }
 
@@ -73,20 +80,43 @@ func messageID(id *session.Identity, room, own string) string {
 	return hex.EncodeToString(h.Sum(nil)[:16])
 }
 
-func (w *worker) published(ref session.Ref, err error, done func(*wire.Error)) {
+func (w *worker) published(ref session.Ref, at wire.Position, err error, done func(wire.Position, *wire.Error)) {
 	if c := w.client(ref); c == nil || c.Leaving() {
 		return
 	}
 	switch {
 	case err == nil:
 		w.counts.Published.Add(1)
-		done(nil)
+		done(at, nil)
 	case errors.Is(err, nats.ErrMaxPayload):
-		done(&wire.Error{Code: wire.TooLarge, Reason: "NATS refused the message: " + err.Error()})
+		done(at, &wire.Error{Code: wire.TooLarge, Reason: "NATS refused the message: " + err.Error()})
 	case errors.Is(err, upstream.ErrUnavailable):
-		done(&wire.Error{Code: wire.Unavailable, Reason: err.Error(), RetryMS: 1000})
+		done(at, &wire.Error{Code: wire.Unavailable, Reason: err.Error(), RetryMS: 1000})
 	default:
-		done(&wire.Error{Code: wire.Unavailable, RetryMS: 1000,
+		done(at, &wire.Error{Code: wire.Unavailable, RetryMS: 1000,
 			Reason: "NATS did not confirm the message, which may or may not have been published: " + err.Error()})
 	}
+}
+
+// Start implements session.Host.
+func (w *worker) Start(ref session.Ref) { w.behind.start(loop.Ref(ref)) }
+
+// History implements session.Host.
+func (w *worker) History(ref session.Ref, h wire.HistoryRequest, done func(*wire.Page, *wire.Error)) {
+	if p := w.Policy(h.Room); p == nil || p.Stream == nil {
+		done(nil, &wire.Error{Code: wire.NoHistoryKept, Reason: "the policy of " + h.Room + " keeps no history"})
+		return
+	}
+	w.edge.upstream.Page(h, func(page *wire.Page, err error) {
+		_ = w.loop.Post(func() {
+			if c := w.client(ref); c == nil || c.Leaving() {
+				return
+			}
+			if err != nil {
+				done(nil, &wire.Error{Code: wire.Unavailable, Reason: "history can not be read now: " + err.Error(), RetryMS: 1000})
+				return
+			}
+			done(page, nil)
+		})
+	})
 }

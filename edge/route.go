@@ -70,7 +70,7 @@ type request struct {
 	path     string
 	protocol string // selected sub-protocol, "" when none was offered
 	token    string
-	rooms    []string
+	rooms    []session.Want
 	cors     []string // response header lines
 }
 
@@ -145,7 +145,7 @@ func (r *router) read(head *listen.Head, path string) (request, *wire.Error) {
 	if qerr != nil || qerr2 != nil {
 		return q, &wire.Error{Code: wire.BadRequest, Reason: "the query holds a % that is not followed by two hexadecimal digits"}
 	}
-	q.rooms = rooms
+	q.readRooms(head, rooms)
 	if token != "" {
 		q.token = token
 	}
@@ -162,6 +162,34 @@ func (r *router) read(head *listen.Head, path string) (request, *wire.Error) {
 		q.token, _ = head.Cookie("nabat_token")
 	}
 	return q, nil
+}
+
+// readRooms takes the rooms of the URL and, for an event stream that comes back,
+// its positions in them. What is no cursor of this server is a position in
+// another history: the client is told that it was not recovered, rather than
+// refused for good.
+func (q *request) readRooms(head *listen.Head, rooms []string) {
+	var at map[string]wire.Position
+	foreign := false
+	if q.path == "/sse" {
+		cursor, _ := head.Header("Last-Event-ID")
+		text := string(cursor)
+		if text == "" {
+			text, _, _ = head.Query("last_event_id") // a broken query was refused before
+		}
+		if text != "" {
+			var err *wire.Error
+			at, err = wire.ParseCursor(text)
+			foreign = err != nil
+		}
+	}
+	for _, room := range rooms {
+		want := session.Want{Room: room, Epoch: at[room].Epoch, Offset: at[room].Offset}
+		if foreign {
+			want.Epoch = "?"
+		}
+		q.rooms = append(q.rooms, want)
+	}
 }
 
 // readProtocols selects the sub-protocol and takes a token out of the offer.

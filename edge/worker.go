@@ -9,6 +9,8 @@ import (
 	"nabat/edge/internal/listen"
 	"nabat/edge/internal/loop"
 	"nabat/edge/internal/metrics"
+	"nabat/edge/internal/outq"
+	"nabat/edge/internal/resume"
 	"nabat/edge/internal/session"
 	"nabat/edge/internal/transport"
 	"nabat/proto/policy"
@@ -32,8 +34,9 @@ type worker struct {
 	bounds   transport.Limits
 
 	// Owned by loop.
-	joining map[string][]func(error) // rooms that NATS has not confirmed, and who waits
+	joining map[string][]func(hub.Place, error) // rooms that are not open yet, and who waits
 	taken   []*frame.Message
+	behind  catchups
 }
 
 var (
@@ -43,7 +46,9 @@ var (
 )
 
 func newWorker(e *Edge, index, fd int) (*worker, error) {
-	w := &worker{edge: e, index: index, hub: hub.New(), counts: new(metrics.Loop), joining: make(map[string][]func(error))}
+	w := &worker{edge: e, index: index, hub: hub.New(), counts: new(metrics.Loop),
+		joining: make(map[string][]func(hub.Place, error))}
+	w.behind = catchups{w: w, list: make(map[key]*catchup)}
 	l, err := loop.New(loop.Options{OnError: func(err error) { e.fail(err) }})
 	if err != nil {
 		return nil, err
@@ -51,13 +56,13 @@ func newWorker(e *Edge, index, fd int) (*worker, error) {
 	c := &e.cfg
 	w.loop = l
 	w.inbox = hub.NewInbox(int(c.MaxInboxBytes), l.Kick)
-	w.writer = transport.NewWriter(l, w, w.counts, int(c.MaxQueueBytes))
+	w.writer = transport.NewWriter(l, w, w.counts, transport.Bounds{Queue: int(c.MaxQueueBytes), Lag: int(c.LagQueueBytes)})
 	w.limits = session.Limits{MaxRooms: c.MaxRooms, MaxBadCommands: c.MaxBadCommands, MaxInFlight: c.MaxInFlight,
-		MaxPublishBytes: int(c.MaxMessageBytes), ConnectTimeout: seconds(c.ConnectTimeout), ExpiryWarning: seconds(c.ExpiryWarning)}
+		MaxPublishBytes: int(c.MaxMessageBytes), ConnectTimeout: seconds(c.ConnectTimeout), ExpiryWarning: seconds(c.ExpiryWarning), MaxHistory: c.MaxHistory}
 	w.bounds = transport.Limits{MaxMessageBytes: int(c.MaxMessageBytes), PingInterval: c.PingInterval,
 		PongTimeout: c.PongTimeout, CloseTimeout: c.CloseTimeout}
 	w.env = &transport.Env{Loop: l, Writer: w.writer, Counts: w.counts, Host: w, Session: &w.limits,
-		Limits: &w.bounds, Leave: w.leaveAll, Gap: w.gap}
+		Limits: &w.bounds, Leave: w.leaveAll, Gap: w.gap, Lag: w.behind.lag, Drained: w.behind.drained}
 	w.acceptor = listen.NewAcceptor(l, fd, (*router)(w), listen.Limits{MaxHead: int(c.MaxHeadBytes),
 		HeadTimeout: c.HandshakeTimeout, MaxHandshakes: max(c.MaxHandshakes/c.Loops, 1),
 		MaxConnections: max(c.MaxConnections/c.Loops, 1), RetryAfterSecond: 2}, w.counts)
@@ -68,18 +73,63 @@ func seconds(d time.Duration) int64 { return max(int64((d+time.Second-1)/time.Se
 
 // EndTurn hands out what NATS brought and writes what the turn collected.
 func (w *worker) EndTurn() {
-	var lost map[string]int
+	var lost map[string]hub.Loss
 	w.taken, lost = w.inbox.Take(w.taken)
 	for _, m := range w.taken {
-		w.hub.Push(m)
+		switch {
+		case m.Mark != nil:
+			w.marked(m.Room, m.Mark)
+		case w.hub.Push(m):
+			w.behind.skip(m.Room, m.Prev)
+			w.hub.Push(m)
+		}
 	}
-	for room, n := range lost {
-		w.counts.Drops.Add("edge_overload", uint64(n))
-		w.hub.Push(frame.Notice(room, wire.AppendGap(nil, wire.Gap{Room: room, Reason: "edge_overload"})))
+	for room, loss := range lost {
+		w.lose(room, loss)
 	}
 	w.counts.BusMessages.Add(uint64(len(w.taken)))
-	w.hub.Flush(w.writer, w.member)
+	w.hub.Flush(sink{w.writer, w}, w.member)
+	w.behind.run()
 	w.writer.Flush()
+	w.hub.EndTurn()
+}
+
+// lose is called for messages that this loop had no room for.
+func (w *worker) lose(room string, loss hub.Loss) {
+	if number, ok := w.hub.Number(room); ok && w.hub.Place(number).Epoch != "" {
+		if loss.Offset > w.hub.Place(number).Offset {
+			w.behind.skip(room, loss.Offset)
+		}
+		return
+	}
+	w.counts.Drops.Add("edge_overload", uint64(loss.Messages))
+	w.hub.Push(frame.Notice(room, wire.AppendGap(nil, wire.Gap{Room: room, Reason: wire.GapOverload})))
+}
+
+// sink is the writer as the hub sees it.
+type sink struct {
+	*transport.Writer
+	w *worker
+}
+
+// Events implements hub.Sink.
+func (s sink) Events(member, room uint32, list []*frame.Message) {
+	if ref, ok := s.w.loop.RefOf(member); ok {
+		if client := s.w.client(session.Ref(ref)); client != nil {
+			s.w.queue(member, room, client, list)
+		}
+	}
+}
+
+// queue hands messages to one member.
+func (w *worker) queue(slot, room uint32, client transport.Client, list []*frame.Message) {
+	var bytes []byte
+	if p, ok := client.(transport.Positioned); ok && w.hub.Place(room).Epoch != "" {
+		bytes = p.Events(w.hub.Place(room).Epoch, list)
+	} else {
+		bytes = frame.Join(list, client.Encoding())
+	}
+	w.writer.Queue(slot, room, bytes, len(list))
 }
 
 // member resolves a connection id that a publisher excluded.
@@ -91,10 +141,18 @@ func (w *worker) member(id string) (uint32, bool) {
 	return ref.Slot, true
 }
 
-// MayDrop implements transport.Rooms.
-func (w *worker) MayDrop(room uint32) bool {
+// Rule implements transport.Rooms.
+func (w *worker) Rule(room uint32) outq.Rule {
 	p := w.Policy(w.hub.Name(room))
-	return p == nil || p.Slow != policy.Disconnect
+	switch {
+	case p == nil:
+		return outq.Drop
+	case w.hub.Place(room).Epoch != "" && p.SlowRule() == policy.Lag:
+		return outq.Lag
+	case p.SlowRule() == policy.Disconnect:
+		return outq.Disconnect
+	}
+	return outq.Drop
 }
 
 func (w *worker) client(ref session.Ref) transport.Client {
@@ -106,60 +164,116 @@ func (w *worker) client(ref session.Ref) transport.Client {
 func (w *worker) Now() int64 { return w.loop.Now().Unix() }
 
 // Policy implements session.Host. Safe from any goroutine.
-func (w *worker) Policy(room string) *policy.Policy {
-	if set := w.edge.policies.Load(); set != nil {
-		return set.For(room)
-	}
-	return nil
-}
+func (w *worker) Policy(room string) *policy.Policy { return w.edge.policy(room) }
 
 // Join implements session.Host. The client becomes a member once NATS has
 // confirmed the room's subscription, so that whoever was told "subscribed" gets
 // what is published from then on.
-func (w *worker) Join(ref session.Ref, room string, done func(bool, *wire.Error)) {
-	finish := func(err error) {
+func (w *worker) Join(ref session.Ref, want session.Want, done func(wire.Position, bool, *wire.Error)) {
+	finish := func(place hub.Place, err error) {
 		c := w.client(ref)
 		if c == nil || c.Leaving() {
 			return
 		}
 		if err != nil {
-			done(false, &wire.Error{Code: wire.Unavailable, Reason: "room " + room + " can not be joined now: " + err.Error(), RetryMS: 1000})
+			done(wire.Position{}, false, &wire.Error{Code: wire.Unavailable, RetryMS: 1000,
+				Reason: "room " + want.Room + " can not be joined now: " + err.Error()})
 			return
 		}
-		_, joined := w.hub.Join(ref.Slot, c.Encoding(), room)
-		if joined {
-			w.counts.Joins.Add(1)
-		}
-		done(joined, nil)
+		w.enter(ref, c, want, place, done)
 	}
-	if w.hub.Has(room) {
-		finish(nil)
+	if number, ok := w.hub.Number(want.Room); ok {
+		finish(w.hub.Place(number), nil)
 		return
 	}
-	waiting, asked := w.joining[room]
-	w.joining[room] = append(waiting, finish)
-	if asked {
-		return
+	waiting, asked := w.joining[want.Room]
+	w.joining[want.Room] = append(waiting, finish)
+	if !asked {
+		w.edge.upstream.Acquire(want.Room, w.index)
 	}
-	w.edge.upstream.Acquire(room, w.index, func(err error) {
-		// An error of Post means that the loop has stopped: nobody waits.
-		_ = w.loop.Post(func() { w.joined(room, err) })
-	})
 }
 
-func (w *worker) joined(room string, err error) {
+// enter makes a client a member of an open room.
+func (w *worker) enter(ref session.Ref, client transport.Client, want session.Want, place hub.Place, done func(wire.Position, bool, *wire.Error)) {
+	first, joined := w.hub.Join(ref.Slot, client.Encoding(), want.Room)
+	number, _ := w.hub.Number(want.Room)
+	if first {
+		w.hub.SetPlace(number, place)
+	}
+	place = w.hub.Place(number)
+	at := wire.Position{Room: want.Room, Epoch: place.Epoch, Offset: place.Offset}
+	switch {
+	case !joined:
+		if c := w.behind.list[key{ref.Slot, number}]; c != nil {
+			at.Offset = c.cursor.Position()
+		}
+		done(at, false, nil)
+		return
+	case place.Epoch != "":
+		w.counts.Joins.Add(1)
+		w.behind.join(loop.Ref(ref), number, want, func(at wire.Position) {
+			if p, ok := client.(transport.Positioned); ok {
+				p.Place(at)
+			}
+			done(at, true, nil)
+		})
+		return
+	case want.Epoch != "" && w.edge.upstream.Degraded() != nil:
+		at = at.WithRecovery(wire.HistoryUnavailable)
+	case want.Epoch != "":
+		at = at.WithRecovery(wire.NoHistory)
+	}
+	w.counts.Joins.Add(1)
+	done(at, true, nil)
+}
+
+// marked is called at the place in the order of a room's messages where NATS has
+// confirmed it, or where its history began anew.
+func (w *worker) marked(room string, m *frame.Mark) {
+	place := hub.Place{Epoch: m.Epoch, Offset: m.Offset}
+	if number, ok := w.hub.Number(room); ok && m.Err == nil && w.hub.Place(number).Epoch != m.Epoch {
+		w.reset(room, number, place)
+	}
 	// The room stays listed meanwhile: whoever leaves it again at once must not
 	// release it for those behind, and may ask for it anew.
 	for len(w.joining[room]) > 0 {
 		waiting := w.joining[room]
 		w.joining[room] = nil
 		for _, finish := range waiting {
-			finish(err)
+			finish(place, m.Err)
 		}
 	}
 	delete(w.joining, room)
 	if !w.hub.Has(room) {
 		w.release(room)
+	}
+}
+
+// reset tells a room's members that their positions are void.
+func (w *worker) reset(room string, number uint32, place hub.Place) {
+	w.hub.SetPlace(number, place)
+	at := wire.Position{Room: room, Epoch: place.Epoch, Offset: place.Offset}
+	notice := wire.AppendReset(nil, at)
+	w.hub.Members(number, func(member uint32) {
+		ref, ok := w.loop.RefOf(member)
+		client := w.client(session.Ref(ref))
+		if !ok || client == nil {
+			return
+		}
+		if p, ok := client.(transport.Positioned); ok {
+			p.Place(at)
+		}
+		w.counts.Notices.Add(1)
+		client.SendObject(notice)
+	})
+	// Those that are behind find out by their cursors, which tell no gap then.
+	for k, c := range w.behind.list {
+		if k.room == number {
+			c.stash = nil
+			if c.answer == nil {
+				c.cursor = resume.Lag[*frame.Message](place.Epoch, place.Offset)
+			}
+		}
 	}
 }
 
@@ -180,6 +294,7 @@ func (w *worker) Leave(ref session.Ref, room string) bool {
 	if !left {
 		return false
 	}
+	w.behind.forget(ref.Slot, number)
 	w.counts.Leaves.Add(1)
 	if o := w.writer.Out(ref.Slot); o != nil {
 		w.writer.ForgetRoom(o, number)
@@ -193,6 +308,9 @@ func (w *worker) Leave(ref session.Ref, room string) bool {
 // leaveAll is called once for each connection, before it closes.
 func (w *worker) leaveAll(ref loop.Ref) {
 	w.counts.Leaves.Add(uint64(w.hub.Count(ref.Slot)))
+	if len(w.behind.list) > 0 {
+		w.hub.Each(ref.Slot, func(room uint32) { w.behind.forget(ref.Slot, room) })
+	}
 	w.hub.LeaveAll(ref.Slot, w.release)
 }
 
@@ -205,7 +323,7 @@ func (w *worker) gap(ref loop.Ref, rooms []uint32) {
 	for _, room := range rooms {
 		if name := w.hub.Name(room); name != "" {
 			w.counts.Notices.Add(1)
-			c.SendObject(wire.AppendGap(nil, wire.Gap{Room: name, Reason: "slow"}))
+			c.SendObject(wire.AppendGap(nil, wire.Gap{Room: name, Reason: wire.GapSlow}))
 		}
 	}
 }

@@ -194,7 +194,7 @@ func TestDevPrintsFourLinesThatWork(t *testing.T) {
 	if out, err := shell(at.paste[2]).CombinedOutput(); err != nil || !strings.HasPrefix(string(out), "published 1 message") {
 		t.Fatalf("%s: %v: %s", at.paste[2], err, out)
 	}
-	const want = `{"room":"sports.news","data":{"title":"hello"}}`
+	const want = `{"room":"sports.news","offset":1,"data":{"title":"hello"}}`
 	eventually(t, "the event stream to get it", func() bool { return strings.Contains(stream.String(), "data: "+want+"\n") })
 	eventually(t, "nabat sub to get it", func() bool { return strings.Contains(sub.String(), want+"\n") })
 
@@ -499,7 +499,7 @@ func TestSubPrintsMessages(t *testing.T) {
 		want string
 	}{
 		{"one JSON object a line", nil,
-			`{"room":"a b","data":{"n":1},"user":"bob"}` + "\n" + `{"room":"a b","text":"two\nlines","user":"bob"}` + "\n" + `{"room":"a b","base64":"/w==","user":"bob"}` + "\n"},
+			`{"room":"a b","offset":1,"data":{"n":1},"user":"bob"}` + "\n" + `{"room":"a b","offset":2,"text":"two\nlines","user":"bob"}` + "\n" + `{"room":"a b","offset":3,"base64":"/w==","user":"bob"}` + "\n"},
 		{"--raw prints bodies", []string{"--raw"}, "{\"n\":1}\ntwo\nlines\n\xff\n"},
 	} {
 		t.Run(c.rule, func(t *testing.T) {

@@ -123,7 +123,7 @@ func (s *subscriber) joined(c wire.Connected, first bool) {
 	s.tell("joined %s at %s (%s), %s", strings.Join(names, ", "), s.edge, c.Node, as)
 	if !first {
 		for _, p := range c.Rooms {
-			if !p.Recovered {
+			if p.Recovered == nil || !*p.Recovered {
 				s.tell("gap in %s: messages sent meanwhile are not known", p.Room)
 			}
 		}

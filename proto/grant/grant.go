@@ -57,6 +57,12 @@ func (g *Grant) MayPublish(room string) bool {
 	return g != nil && !matches(g.Deny, room) && matches(g.Publish, room)
 }
 
+// MayReadHistory reports whether the grant lets its holder read the stored
+// messages of room. It allocates nothing.
+func (g *Grant) MayReadHistory(room string) bool {
+	return g != nil && !matches(g.Deny, room) && matches(g.History, room)
+}
+
 func matches(patterns []string, room string) bool {
 	for _, p := range patterns {
 		if subject.Match(p, room) {

@@ -24,6 +24,7 @@ const (
 	AlreadyConnected Code = "already_connected"
 	NotSubscribed    Code = "not_subscribed"
 	NotAllowed       Code = "not_allowed"
+	NoHistoryKept    Code = "no_history"
 	RateLimited      Code = "rate_limited"
 	Unavailable      Code = "unavailable"
 	Overloaded       Code = "overloaded"
@@ -79,6 +80,7 @@ var Table = []Entry{
 	{AlreadyConnected, 400, 0, false, "A connection connects once."},
 	{NotSubscribed, 400, 0, false, "The connection is not in that room."},
 	{NotAllowed, 403, 4002, false, "The token or the room's policy does not allow it."},
+	{NoHistoryKept, 404, 0, false, "The room's policy keeps no history."},
 	{RateLimited, 429, 0, true, "Too many commands wait for an answer; try again after retry_ms."},
 	{Unavailable, 503, 4101, true, "NATS can not be reached now; try again after retry_ms."},
 	{Overloaded, 503, 4102, true, "The node has no room now; try again after retry_ms, or elsewhere."},

@@ -33,14 +33,23 @@ const (
 var verbs = map[string]Verb{"connect": Connect, "subscribe": Subscribe, "unsubscribe": Unsubscribe, "publish": Publish,
 	"auth": Auth, "history": History, "presence": Presence, "rpc": RPC, "ping": Ping, "pong": Pong}
 
-// RoomRequest is one room of a connect or subscribe. Position fields are read
-// and, until rooms have history, not used.
+// RoomRequest is one room of a connect or subscribe. At most one of a position
+// (Epoch and Offset), Since and Latest is set.
 type RoomRequest struct {
 	Room   string
-	Epoch  string
+	Epoch  string // with Offset: everything behind that position is wanted
 	Offset uint64
-	Since  string
-	Latest bool
+	Since  string // a duration such as 10m, or a time (RFC 3339): everything since
+	Latest bool   // the newest message first
+}
+
+// HistoryRequest is what a history command asks for: the messages before or
+// after an offset, the newest when neither is set.
+type HistoryRequest struct {
+	Room          string
+	Limit         uint64
+	Before, After uint64
+	IsAfter       bool // After was given: 0 means from the beginning
 }
 
 // Publication is what a client publishes. Body aliases the Command.
@@ -61,7 +70,9 @@ type Command struct {
 	Token    string
 	Previous string
 	Rooms    []RoomRequest // connect, subscribe and unsubscribe
+	AwayMS   uint64        // connect and subscribe: how long the client was away, 0 when it does not say
 	Publish  Publication
+	History  HistoryRequest
 
 	body []byte
 }
@@ -209,6 +220,8 @@ func (p *parser) verb(c *Command, name string) *Error {
 				return p.text("connect.token", &c.Token)
 			case "previous":
 				return p.text("connect.previous", &c.Previous)
+			case "away_ms":
+				return p.number("connect.away_ms", MaxID, &c.AwayMS)
 			case "rooms":
 				return p.rooms(c, name)
 			}
@@ -217,6 +230,8 @@ func (p *parser) verb(c *Command, name string) *Error {
 	case Subscribe, Unsubscribe:
 		return p.each(name, func(key string) *Error {
 			switch {
+			case key == "away_ms" && c.Verb == Subscribe:
+				return p.number("subscribe.away_ms", MaxID, &c.AwayMS)
 			case key == "rooms" && c.Verb == Subscribe:
 				return p.rooms(c, name)
 			case key == "rooms":
@@ -235,8 +250,10 @@ func (p *parser) verb(c *Command, name string) *Error {
 		})
 	case Ping, Pong:
 		return p.each(name, unknown)
+	case History:
+		return p.history(c)
 	}
-	// History, presence and rpc are read only so far as to be JSON.
+	// Presence and rpc are read only so far as to be JSON.
 	if _, err := p.ReadValue(); err != nil {
 		return p.syntax(err)
 	}
@@ -284,9 +301,51 @@ func (p *parser) rooms(c *Command, verb string) *Error {
 			}
 			return bad("an entry of %s.rooms has no field %q", verb, clip(key))
 		})
+		if err == nil {
+			err = r.check(verb)
+		}
 		c.Rooms = append(c.Rooms, r)
 		return err
 	})
+}
+
+// check refuses requests that contradict themselves.
+func (r *RoomRequest) check(verb string) *Error {
+	asked := 0
+	for _, given := range []bool{r.Epoch != "", r.Since != "", r.Latest} {
+		if given {
+			asked++
+		}
+	}
+	switch {
+	case r.Offset != 0 && r.Epoch == "":
+		return bad("an entry of %s.rooms has an offset without its epoch", verb)
+	case asked > 1:
+		return bad("an entry of %s.rooms has more than one of a position, since and latest", verb)
+	}
+	return nil
+}
+
+func (p *parser) history(c *Command) *Error {
+	h := &c.History
+	err := p.each("history", func(key string) *Error {
+		switch key {
+		case "room":
+			return p.text("history.room", &h.Room)
+		case "limit":
+			return p.number("history.limit", MaxID, &h.Limit)
+		case "before":
+			return p.number("history.before", MaxID, &h.Before)
+		case "after":
+			h.IsAfter = true
+			return p.number("history.after", MaxID, &h.After)
+		}
+		return bad("history has no field %q", clip(key))
+	})
+	if err == nil && h.IsAfter && h.Before != 0 {
+		return bad("history takes before or after, not both")
+	}
+	return err
 }
 
 func (p *parser) names(c *Command, verb string) *Error {

@@ -2,13 +2,33 @@ package wire
 
 import "strconv"
 
-// Position is where a subscription stands. Rooms without history have neither
-// epoch nor offset.
+// Position is where a subscription stands: the messages behind Offset follow.
+// Rooms without history have neither epoch nor offset.
 type Position struct {
-	Room      string
-	Epoch     string
-	Offset    uint64
-	Recovered bool
+	Room   string
+	Epoch  string
+	Offset uint64
+	// Recovered says what became of the position that a client gave: true when
+	// everything behind it follows. Nil when the client gave none.
+	Recovered *bool
+	Reason    string // why Recovered is false
+}
+
+// Why a position could not be recovered, as PROTOCOL.md names it.
+const (
+	NoHistory          = "no_history"          // the room has none
+	EpochChanged       = "epoch_changed"       // the room's history began anew
+	HistoryCut         = "history_cut"         // messages behind the position are no longer kept, or may not be
+	HistoryUnavailable = "history_unavailable" // history can not be read now
+	AheadOfHistory     = "ahead_of_history"    // the room's history does not reach that far
+)
+
+// WithRecovery is p with the answer to a client that gave a position: reason is
+// empty when everything behind it follows.
+func (p Position) WithRecovery(reason string) Position {
+	ok := reason == ""
+	p.Recovered, p.Reason = &ok, reason
+	return p
 }
 
 // Connected answers a connect.
@@ -20,13 +40,31 @@ type Connected struct {
 	Rooms   []Position
 }
 
-// Gap tells that a room lost messages for this client. Reason is slow,
-// bus_reconnected or edge_overload; From and To are offsets where the room has
-// history.
+// Gap tells that a room lost messages for this client. Reason is one of the Gap
+// constants. Where the room has history, what is missing lies behind From and
+// before To; To is 0 where nobody can say.
 type Gap struct {
 	Room     string
 	Reason   string
 	From, To uint64
+}
+
+// Why messages are missing.
+const (
+	GapSlow        = "slow"             // the client read too slowly for a room that drops
+	GapReconnected = "bus_reconnected"  // the node was without NATS for a while
+	GapOverload    = "edge_overload"    // the node could not keep up
+	GapCut         = HistoryCut         // the room's history no longer has them
+	GapUnavailable = HistoryUnavailable // the room's history can not be read now
+)
+
+// Page answers a history command: messages in order, oldest first. More says
+// that there are others beyond them in the direction that was asked for.
+type Page struct {
+	Room     string
+	Epoch    string
+	Messages []*Message
+	More     bool
 }
 
 // head opens an object: {"id":7,"verb":
@@ -55,8 +93,14 @@ func appendPositions(dst []byte, list []Position) []byte {
 			dst = appendText(dst, p.Epoch)
 			dst = append(dst, `,"offset":`...)
 			dst = strconv.AppendUint(dst, p.Offset, 10)
+		}
+		if p.Recovered != nil {
 			dst = append(dst, `,"recovered":`...)
-			dst = strconv.AppendBool(dst, p.Recovered)
+			dst = strconv.AppendBool(dst, *p.Recovered)
+		}
+		if p.Reason != "" {
+			dst = append(dst, `,"reason":`...)
+			dst = appendText(dst, p.Reason)
 		}
 		dst = append(dst, '}')
 	}
@@ -148,9 +192,11 @@ func AppendError(dst []byte, id *uint64, e *Error) []byte {
 func AppendGap(dst []byte, g Gap) []byte {
 	dst = append(head(dst, nil, "gap"), `{"room":`...)
 	dst = appendText(dst, g.Room)
-	if g.To != 0 {
+	if g.From != 0 || g.To != 0 {
 		dst = append(dst, `,"from":`...)
 		dst = strconv.AppendUint(dst, g.From, 10)
+	}
+	if g.To != 0 {
 		dst = append(dst, `,"to":`...)
 		dst = strconv.AppendUint(dst, g.To, 10)
 	}
@@ -159,6 +205,40 @@ func AppendGap(dst []byte, g Gap) []byte {
 		dst = appendText(dst, g.Reason)
 	}
 	return append(dst, "}}"...)
+}
+
+// AppendReset appends the notice that a room's history began anew, or is known
+// again after it was not: p is the position from now on.
+func AppendReset(dst []byte, p Position) []byte { return appendPosition(dst, "reset", p) }
+
+// AppendLagging appends the notice that the client reads too slowly: what is
+// behind p follows from history as the client takes it.
+func AppendLagging(dst []byte, p Position) []byte { return appendPosition(dst, "lagging", p) }
+
+func appendPosition(dst []byte, verb string, p Position) []byte {
+	dst = append(head(dst, nil, verb), `{"room":`...)
+	dst = appendText(dst, p.Room)
+	dst = append(dst, `,"epoch":`...)
+	dst = appendText(dst, p.Epoch)
+	dst = append(dst, `,"offset":`...)
+	return append(strconv.AppendUint(dst, p.Offset, 10), "}}"...)
+}
+
+// AppendHistory appends the answer to history.
+func AppendHistory(dst []byte, id *uint64, h *Page) []byte {
+	dst = append(head(dst, id, "history"), `{"room":`...)
+	dst = appendText(dst, h.Room)
+	dst = append(dst, `,"epoch":`...)
+	dst = appendText(dst, h.Epoch)
+	dst = append(dst, `,"messages":[`...)
+	for i, m := range h.Messages {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = AppendMessage(dst, m)
+	}
+	dst = append(dst, `],"more":`...)
+	return append(strconv.AppendBool(dst, h.More), "}}"...)
 }
 
 // AppendExpiring appends the warning that the token ends in so many seconds.

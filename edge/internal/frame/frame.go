@@ -18,13 +18,20 @@ const (
 	Encodings     int      = iota
 )
 
-// Message is one publication, or one notice to a whole room, on its way to its
-// recipients. It is immutable; its bytes are made when first asked for. Safe
-// from any goroutine.
+// Message is one publication, one notice to a whole room, or a mark, on its way
+// to its recipients. It is immutable; its bytes are made when first asked for.
+// Safe from any goroutine.
 type Message struct {
 	wire.Message
 	// Exclude is the connection id that should not get it; empty for none.
 	Exclude string
+	// Prev is the offset of the message that was handed out before this one in
+	// its room; only where the room has history, and not in a replay.
+	Prev uint64
+	// Hidden messages are shown to nobody: they only move the room on.
+	Hidden bool
+	// Mark is set when this is no message but a place in the order.
+	Mark *Mark
 
 	notice []byte // one JSON object; nil for a message
 	lazy   [Encodings]struct {
@@ -43,6 +50,29 @@ func New(m wire.Message, exclude string) *Message {
 func Notice(room string, object []byte) *Message {
 	return &Message{Message: wire.Message{Room: room}, notice: object}
 }
+
+// Mark tells a loop, in the order of a room's messages, where the room stands:
+// what comes behind it is newer than Offset. Epoch is empty where the room has
+// no history, or where it can not be read now.
+type Mark struct {
+	Epoch  string
+	Offset uint64
+	Err    error // the room can not be opened
+}
+
+// NewMark makes a mark of room.
+func NewMark(room string, m Mark) *Message {
+	return &Message{Message: wire.Message{Room: room}, Mark: &m}
+}
+
+// Size is what a waiting message weighs, in bytes.
+func (m *Message) Size() int {
+	const overhead = 256 // the struct, and what its encodings add
+	return len(m.Body) + overhead
+}
+
+// MustArrive reports that m is a notice or a mark, which no bound may drop.
+func (m *Message) MustArrive() bool { return m.notice != nil || m.Mark != nil }
 
 // IsNotice reports whether m is a notice and not a publication.
 func (m *Message) IsNotice() bool { return m.notice != nil }

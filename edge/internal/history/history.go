@@ -126,6 +126,7 @@ type Reader struct {
 
 	// Atomic; read by metrics.
 	reads, lasts, befores atomic.Uint64
+	heads                 atomic.Uint64
 	failed                [len(reasons)]atomic.Uint64
 	unreadable            atomic.Uint64
 }
@@ -273,7 +274,9 @@ func (r *Reader) poke() {
 }
 
 // Requests is how many requests went to NATS.
-func (r *Reader) Requests() uint64 { return r.reads.Load() + r.lasts.Load() + r.befores.Load() }
+func (r *Reader) Requests() uint64 {
+	return r.reads.Load() + r.lasts.Load() + r.befores.Load() + r.heads.Load()
+}
 
 // Failed is how many answers were errors.
 func (r *Reader) Failed() uint64 {

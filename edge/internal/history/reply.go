@@ -115,6 +115,17 @@ func hidden(h nats.Header, headerBytes int) int {
 	return n
 }
 
+// Hides reports whether a republished message carries header lines that its
+// publisher kept from the parser: what the server wrote can not be read then.
+// subject is what m came on.
+func Hides(m *nats.Msg) bool {
+	return m.Header == nil || hidden(m.Header, m.Size()-len(m.Subject)-len(m.Reply)-len(m.Data)) >= republishBytes
+}
+
+// republishBytes is serverBytes for a republished message: five lines, with the
+// names that control gives to streams.
+const republishBytes = 110
+
 // swallowed reports whether the server's first line, which names the stream,
 // has become part of a line that the publisher left open.
 func swallowed(h nats.Header, stream string) bool {

@@ -33,6 +33,10 @@ func (s *sink) Queue(member, _ uint32, b []byte, _ int) {
 	}
 }
 
+func (s *sink) Events(member, room uint32, list []*frame.Message) {
+	s.Queue(member, room, frame.Join(list, frame.EventStream), len(list))
+}
+
 func nobody(string) (uint32, bool) { return 0, false }
 
 func message(room, text, exclude string) *frame.Message {
@@ -53,6 +57,7 @@ func TestMembersOfARoomGetItsMessagesInOrder(t *testing.T) {
 	h.Push(message("nobody", "3", ""))
 	var s sink
 	h.Flush(&s, nobody)
+	h.EndTurn()
 	want := []string{line("a", "1"), line("a", "2")}
 	if !slices.Equal(s.got[1], want) || !slices.Equal(s.got[2], want) || s.got[3] != nil {
 		t.Fatalf("got %v", s.got)
@@ -71,6 +76,7 @@ func TestSeveralBusyRoomsAreCollectedForEachMember(t *testing.T) {
 	h.Push(message("b", "2", ""))
 	var s sink
 	h.Flush(&s, nobody)
+	h.EndTurn()
 	if s.directly != 0 || len(s.got[1]) != 2 {
 		t.Fatalf("direct %d, got %v", s.directly, s.got)
 	}
@@ -103,11 +109,13 @@ func TestLeavingWhileMessagesWait(t *testing.T) {
 	h.Join(2, frame.EventStream, "b") // must not take over a's slot and messages
 	var s sink
 	h.Flush(&s, nobody)
+	h.EndTurn()
 	if len(s.got) != 0 {
 		t.Fatalf("got %v", s.got)
 	}
 	h.Push(message("b", "2", ""))
 	h.Flush(&s, nobody)
+	h.EndTurn()
 	if !slices.Equal(s.got[2], []string{line("b", "2")}) {
 		t.Fatalf("got %v", s.got)
 	}
@@ -184,6 +192,7 @@ func check(t *testing.T, h *Hub, model map[string]map[uint32]bool) {
 		h.Push(message(room, "x", ""))
 		var s sink
 		h.Flush(&s, nobody)
+		h.EndTurn()
 		if len(s.got) != len(members) {
 			t.Fatalf("room %s: %d got it, model %d", room, len(s.got), len(members))
 		}
@@ -195,10 +204,10 @@ func check(t *testing.T, h *Hub, model map[string]map[uint32]bool) {
 
 func TestInboxIsBoundedAndNamesWhatItLost(t *testing.T) {
 	kicks := 0
-	in := NewInbox(3*messageOverhead, func() { kicks++ })
+	in := NewInbox(3*message("a", "", "").Size(), func() { kicks++ })
 	in.Put([]*frame.Message{message("a", "", ""), message("a", "", ""), message("a", "", ""), message("b", "", ""), message("b", "", "")})
 	list, lost := in.Take(nil)
-	if len(list) != 3 || lost["b"] != 2 || kicks != 1 {
+	if len(list) != 3 || lost["b"].Messages != 2 || kicks != 1 {
 		t.Fatalf("%d messages, lost %v, %d kicks", len(list), lost, kicks)
 	}
 	in.Put([]*frame.Message{message("b", "", "")})
@@ -212,6 +221,8 @@ type discard struct{ n int }
 func (d *discard) Deliver(_, _ uint32, b []byte, _ int) { d.n += len(b) }
 func (d *discard) Queue(_, _ uint32, b []byte, _ int)   { d.n += len(b) }
 
+func (d *discard) Events(_, _ uint32, list []*frame.Message) { d.n += len(list) }
+
 func BenchmarkFlush10k(b *testing.B) {
 	h := New()
 	for i := range uint32(10000) {
@@ -223,5 +234,6 @@ func BenchmarkFlush10k(b *testing.B) {
 	for b.Loop() {
 		h.Push(m)
 		h.Flush(&d, nobody)
+		h.EndTurn()
 	}
 }

@@ -17,14 +17,17 @@ type Inbox struct {
 	mu    sync.Mutex
 	list  []*frame.Message
 	bytes int
-	lost  map[string]int // rooms that lost messages since Take, and how many
+	lost  map[string]Loss // by room, since Take
+}
+
+// Loss is what a room lost in an inbox.
+type Loss struct {
+	Messages int
+	Offset   uint64 // of the last one; 0 without history
 }
 
 // NewInbox returns an inbox of at most maxBytes of bodies; kick wakes the loop.
 func NewInbox(maxBytes int, kick func()) *Inbox { return &Inbox{kick: kick, maxBytes: maxBytes} }
-
-// messageOverhead is what a waiting message weighs beside its body.
-const messageOverhead = 256
 
 // Put leaves messages for the loop. What does not fit is counted as lost for
 // its room; the loop announces it.
@@ -34,12 +37,12 @@ func (in *Inbox) Put(list []*frame.Message) {
 	}
 	in.mu.Lock()
 	for _, m := range list {
-		n := len(m.Body) + messageOverhead
-		if in.bytes+n > in.maxBytes && !m.IsNotice() {
+		n := m.Size()
+		if in.bytes+n > in.maxBytes && !m.MustArrive() {
 			if in.lost == nil {
-				in.lost = make(map[string]int)
+				in.lost = make(map[string]Loss)
 			}
-			in.lost[m.Room]++
+			in.lost[m.Room] = Loss{in.lost[m.Room].Messages + 1, m.Offset}
 			continue
 		}
 		in.bytes += n
@@ -51,7 +54,7 @@ func (in *Inbox) Put(list []*frame.Message) {
 
 // Take returns what waits and what was lost, leaving the inbox empty. spare is
 // the previous result, to be used again.
-func (in *Inbox) Take(spare []*frame.Message) (list []*frame.Message, lost map[string]int) {
+func (in *Inbox) Take(spare []*frame.Message) (list []*frame.Message, lost map[string]Loss) {
 	clear(spare)
 	if cap(spare) > 1<<14 {
 		spare = nil // keep the memory of an ordinary turn, not of a burst

@@ -273,6 +273,9 @@ func (l *Loop) Swap(ref Ref, h Handler) { l.table.swap(ref, h) }
 // Handler returns the connection's handler, nil when it has closed.
 func (l *Loop) Handler(ref Ref) Handler { return l.table.get(ref) }
 
+// RefOf is the connection that uses a slot now.
+func (l *Loop) RefOf(slot uint32) (Ref, bool) { return l.table.ref(slot) }
+
 // Remove closes the connection's descriptor. Its events and deadline are void
 // from now on. It reports whether the connection was still there.
 func (l *Loop) Remove(ref Ref) bool {

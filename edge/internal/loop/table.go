@@ -40,6 +40,13 @@ func (t *table) entry(ref Ref) *entry {
 	return e
 }
 
+func (t *table) ref(slot uint32) (Ref, bool) {
+	if int(slot) >= len(t.entries) || t.entries[slot].handler == nil {
+		return Ref{}, false
+	}
+	return Ref{slot, t.entries[slot].generation}, true
+}
+
 func (t *table) get(ref Ref) Handler {
 	if e := t.entry(ref); e != nil {
 		return e.handler

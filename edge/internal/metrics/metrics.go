@@ -33,7 +33,10 @@ type Loop struct {
 	Drops        Reasons // messages not delivered, by reason
 	Closes       Reasons // connections ended, by code
 	Refusals     Reasons // handshakes and commands refused, by code
-	Notices      Counter // gap notices sent
+	Notices      Counter // gap, lagging and reset notices sent
+	Lags         Counter // times that a slow reader fell behind a room with history
+	Resumes      Reasons // clients that came back with a position, by outcome
+	Lagging      Gauge   // subscriptions that are behind their room
 	WebSockets   Gauge
 	EventStreams Gauge
 	Pending      Gauge // handshakes in flight
@@ -97,6 +100,11 @@ type Bus struct {
 	Messages   uint64
 	Bytes      uint64
 	Lost       map[string]uint64 // by reason
+	Degraded   bool              // history can not be read
+	Recoveries uint64            // rooms that read what they had missed
+	Cuts       uint64            // times that continuity could not be proven
+	Replays    uint64            // reads of history for clients
+	Requests   uint64            // all requests to the store
 }
 
 type collector struct {
@@ -121,7 +129,15 @@ var help = []struct{ name, text, label string }{
 	{"sends_total", "Send system calls; deliveries divided by sends is the gain of coalescing.", ""},
 	{"published_total", "Messages published by clients.", ""},
 	{"drops_total", "Messages that a client should have had and did not get, by reason; each is announced by a gap.", "reason"},
-	{"gap_notices_total", "Gap notices sent to clients.", ""},
+	{"notices_total", "Gap, lagging and reset notices sent to clients.", ""},
+	{"lags_total", "Times that a slow reader fell behind a room with history.", ""},
+	{"resumes_total", "Clients that came back to a room with a position, by outcome.", "outcome"},
+	{"lagging", "Subscriptions that are behind their room and catch up.", ""},
+	{"history_degraded", "1 while history can not be read.", ""},
+	{"history_recoveries_total", "Rooms that read what the node had missed.", ""},
+	{"history_cuts_total", "Times that a room's continuity could not be proven; each is announced by a gap.", ""},
+	{"history_replays_total", "Reads of history for clients that came back or lag.", ""},
+	{"history_requests_total", "All requests to the store.", ""},
 	{"queued_bytes", "Bytes waiting for slow readers.", ""},
 	{"loop_lag_seconds", "Longest loop turn since the last scrape.", ""},
 	{"rooms", "Rooms subscribed at NATS.", ""},
@@ -167,6 +183,15 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	send("nats_reconnects_total", prometheus.CounterValue, float64(b.Reconnects))
 	send("nats_messages_total", prometheus.CounterValue, float64(b.Messages))
 	send("nats_bytes_total", prometheus.CounterValue, float64(b.Bytes))
+	degraded := 0.0
+	if b.Degraded {
+		degraded = 1
+	}
+	send("history_degraded", prometheus.GaugeValue, degraded)
+	send("history_recoveries_total", prometheus.CounterValue, float64(b.Recoveries))
+	send("history_cuts_total", prometheus.CounterValue, float64(b.Cuts))
+	send("history_replays_total", prometheus.CounterValue, float64(b.Replays))
+	send("history_requests_total", prometheus.CounterValue, float64(b.Requests))
 	for reason, n := range b.Lost {
 		send("nats_lost_total", prometheus.CounterValue, float64(n), reason)
 	}
@@ -211,7 +236,10 @@ func (c *collector) collectLoops(send func(string, prometheus.ValueType, float64
 	counter("bytes_out_total", func(l *Loop) *Counter { return &l.BytesOut })
 	counter("sends_total", func(l *Loop) *Counter { return &l.Sends })
 	counter("published_total", func(l *Loop) *Counter { return &l.Published })
-	counter("gap_notices_total", func(l *Loop) *Counter { return &l.Notices })
+	counter("notices_total", func(l *Loop) *Counter { return &l.Notices })
+	counter("lags_total", func(l *Loop) *Counter { return &l.Lags })
+	gauge("lagging", func(l *Loop) *Gauge { return &l.Lagging })
+	reasons("resumes_total", func(l *Loop) *Reasons { return &l.Resumes })
 	reasons("refusals_total", func(l *Loop) *Reasons { return &l.Refusals })
 	reasons("closes_total", func(l *Loop) *Reasons { return &l.Closes })
 	reasons("drops_total", func(l *Loop) *Reasons { return &l.Drops })

@@ -25,6 +25,20 @@ const (
 	// Overflow: what must not be dropped did not fit, or the room's policy
 	// forbids drops: disconnect.
 	Overflow
+	// Lagging: a message did not fit and can be had again from history. Nothing
+	// was queued, and no more of its room may be pushed until the reader has
+	// caught up.
+	Lagging
+)
+
+// Rule says what becomes of a room's messages that do not fit.
+type Rule uint8
+
+// The rules, as policies name them.
+const (
+	Drop Rule = iota
+	Disconnect
+	Lag
 )
 
 // replyReserve is how far items of no room may exceed the bound: enough for
@@ -50,16 +64,19 @@ func (q *Queue) Bytes() int { return q.bytes }
 // never blocks and never copies. A queue that has dropped goes on dropping
 // messages until it is half empty: one gap is better than many. A frame larger
 // than the whole bound is still taken by an empty queue, for else it could
-// never be delivered. mayDrop is false for rooms whose policy disconnects.
-func (q *Queue) Push(it Item, bound int, mayDrop bool) Verdict {
-	if it.Room == NoRoom {
+// never be delivered. The rule does not matter for items of no room.
+func (q *Queue) Push(it Item, bound int, rule Rule) Verdict {
+	full := q.Len() > 0 && q.bytes+len(it.Bytes) > bound
+	switch {
+	case it.Room == NoRoom:
 		if q.Len() > 0 && q.bytes+len(it.Bytes) > bound+replyReserve {
 			return Overflow
 		}
-	} else if len(q.gaps) > 0 || (q.Len() > 0 && q.bytes+len(it.Bytes) > bound) {
-		if !mayDrop {
-			return Overflow
-		}
+	case rule == Lag && full:
+		return Lagging
+	case rule == Disconnect && (full || len(q.gaps) > 0):
+		return Overflow
+	case rule == Drop && (full || len(q.gaps) > 0):
 		q.noteGap(it.Room)
 		return Dropped
 	}

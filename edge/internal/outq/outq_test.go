@@ -11,9 +11,9 @@ func item(room uint32, n int) Item { return Item{Bytes: make([]byte, n), Room: r
 func TestPush(t *testing.T) {
 	const bound = 100
 	type push struct {
-		it      Item
-		mayDrop bool
-		want    Verdict
+		it   Item
+		rule Rule
+		want Verdict
 	}
 	for _, c := range []struct {
 		rule   string
@@ -21,17 +21,19 @@ func TestPush(t *testing.T) {
 		gaps   int
 		bytes  int
 	}{
-		{"messages up to the bound are queued", []push{{item(1, 60), true, Queued}, {item(1, 40), true, Queued}}, 0, 100},
-		{"a message over the bound is dropped and its room noted once", []push{{item(1, 90), true, Queued}, {item(2, 20), true, Dropped}, {item(2, 20), true, Dropped}}, 1, 90},
-		{"after a drop even small messages are dropped: one gap, not many", []push{{item(1, 90), true, Queued}, {item(1, 20), true, Dropped}, {item(3, 1), true, Dropped}}, 2, 90},
-		{"a room that must not lose messages overflows", []push{{item(1, 90), true, Queued}, {item(1, 20), false, Overflow}}, 0, 90},
-		{"a single frame larger than the bound is taken by an empty queue", []push{{item(1, 500), true, Queued}}, 0, 500},
-		{"replies may exceed the bound by the reserve", []push{{item(1, 100), true, Queued}, {item(NoRoom, 50), true, Queued}, {item(NoRoom, replyReserve), true, Overflow}}, 0, 150},
+		{"messages up to the bound are queued", []push{{item(1, 60), Drop, Queued}, {item(1, 40), Drop, Queued}}, 0, 100},
+		{"a message over the bound is dropped and its room noted once", []push{{item(1, 90), Drop, Queued}, {item(2, 20), Drop, Dropped}, {item(2, 20), Drop, Dropped}}, 1, 90},
+		{"after a drop even small messages are dropped: one gap, not many", []push{{item(1, 90), Drop, Queued}, {item(1, 20), Drop, Dropped}, {item(3, 1), Drop, Dropped}}, 2, 90},
+		{"a room that must not lose messages overflows", []push{{item(1, 90), Drop, Queued}, {item(1, 20), Disconnect, Overflow}}, 0, 90},
+		{"a room with history lags: nothing of it is queued or noted", []push{{item(1, 90), Lag, Queued}, {item(1, 20), Lag, Lagging}, {item(1, 5), Lag, Queued}}, 0, 95},
+		{"a gap of another room does not stop one with history", []push{{item(1, 90), Drop, Queued}, {item(1, 20), Drop, Dropped}, {item(2, 5), Lag, Queued}}, 1, 95},
+		{"a single frame larger than the bound is taken by an empty queue", []push{{item(1, 500), Drop, Queued}}, 0, 500},
+		{"replies may exceed the bound by the reserve", []push{{item(1, 100), Drop, Queued}, {item(NoRoom, 50), Drop, Queued}, {item(NoRoom, replyReserve), Drop, Overflow}}, 0, 150},
 	} {
 		t.Run(c.rule, func(t *testing.T) {
 			var q Queue
 			for i, p := range c.pushes {
-				if got := q.Push(p.it, bound, p.mayDrop); got != p.want {
+				if got := q.Push(p.it, bound, p.rule); got != p.want {
 					t.Fatalf("push %d: got %d, want %d", i, got, p.want)
 				}
 			}
@@ -44,8 +46,8 @@ func TestPush(t *testing.T) {
 
 func TestGapsAreTakenOnceTheQueueIsHalfEmpty(t *testing.T) {
 	var q Queue
-	q.Push(item(1, 100), 100, true)
-	q.Push(item(7, 1), 100, true)
+	q.Push(item(1, 100), 100, Drop)
+	q.Push(item(7, 1), 100, Drop)
 	if q.TakeGaps(100) != nil {
 		t.Fatal("taken while the queue is full")
 	}
@@ -53,15 +55,15 @@ func TestGapsAreTakenOnceTheQueueIsHalfEmpty(t *testing.T) {
 	if got := q.TakeGaps(100); len(got) != 1 || got[0] != 7 {
 		t.Fatalf("got %v", got)
 	}
-	if v := q.Push(item(7, 1), 100, true); v != Queued {
+	if v := q.Push(item(7, 1), 100, Drop); v != Queued {
 		t.Fatalf("after the notice: %v", v)
 	}
 }
 
 func TestForgetRoom(t *testing.T) {
 	var q Queue
-	q.Push(item(1, 100), 100, true)
-	q.Push(item(7, 1), 100, true)
+	q.Push(item(1, 100), 100, Drop)
+	q.Push(item(7, 1), 100, Drop)
 	q.ForgetRoom(7)
 	if q.Gapped() {
 		t.Fatal("a room that was left must not be announced")
@@ -138,7 +140,7 @@ func TestASteadyQueueNeitherGrowsNorAllocates(t *testing.T) {
 	var q Queue
 	it, scratch := item(1, 100), make([]byte, 0, 1024)
 	step := func() {
-		q.Push(it, 1000, true)
+		q.Push(it, 1000, Drop)
 		q.Advance(len(q.Gather(scratch)) - 50)
 	}
 	for range 100 {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"slices"
+	"time"
 
 	"nabat/proto/subject"
 	"nabat/proto/wire"
@@ -93,8 +94,10 @@ func (c call) run(cmd *wire.Command) {
 		c.publish(cmd)
 	case wire.Auth:
 		c.auth(cmd)
+	case wire.History:
+		c.history(cmd)
 	default:
-		c.refuse(cmd, &wire.Error{Code: wire.NotYet, Reason: "history, presence and rpc are part of the protocol and not built yet"})
+		c.refuse(cmd, &wire.Error{Code: wire.NotYet, Reason: "presence and rpc are part of the protocol and not built yet"})
 	}
 }
 
@@ -103,7 +106,12 @@ func (c call) connect(cmd *wire.Command) {
 		c.refuse(cmd, &wire.Error{Code: wire.AlreadyConnected, Reason: "this connection is connected already: use subscribe and auth"})
 		return
 	}
-	number, rooms := id(cmd), names(cmd)
+	number := id(cmd)
+	rooms, err := c.wants(cmd)
+	if err != nil {
+		c.complain(cmd, err)
+		return
+	}
 	if cmd.Token == "" {
 		c.admit(number, rooms, c.identity)
 		return
@@ -124,7 +132,7 @@ func (c call) connect(cmd *wire.Command) {
 
 // admit connects if every room is allowed. A refused connect may be tried again
 // until its time is over.
-func (c call) admit(number *uint64, rooms []string, who *Identity) {
+func (c call) admit(number *uint64, rooms []Want, who *Identity) {
 	rooms = withGranted(rooms, who)
 	if err := c.checkRooms(who, rooms, 0); err != nil {
 		c.state = fresh
@@ -165,10 +173,29 @@ func value(n *uint64) uint64 {
 	return *n
 }
 
-func names(cmd *wire.Command) []string {
-	list := make([]string, len(cmd.Rooms))
+// wants is what a connect or subscribe asks for, each room once.
+func (c call) wants(cmd *wire.Command) ([]Want, *wire.Error) {
+	list := make([]Want, len(cmd.Rooms))
 	for i, r := range cmd.Rooms {
-		list[i] = r.Room
+		list[i] = Want{Room: r.Room, Epoch: r.Epoch, Offset: r.Offset, Latest: r.Latest, AwayMS: cmd.AwayMS}
+		if r.Since == "" {
+			continue
+		}
+		if d, err := time.ParseDuration(r.Since); err == nil && d > 0 {
+			list[i].Since = c.host.Now()*1000 - d.Milliseconds()
+		} else if at, err := time.Parse(time.RFC3339Nano, r.Since); err == nil && at.Unix() > 0 {
+			list[i].Since = at.UnixMilli()
+		} else {
+			return nil, &wire.Error{Code: wire.BadCommand, Reason: "since must be a duration such as 10m, or a time such as 2026-01-02T15:04:05Z (RFC 3339)"}
+		}
+	}
+	return withGranted(list, nil), nil
+}
+
+func names(rooms []Want) []string {
+	list := make([]string, len(rooms))
+	for i, w := range rooms {
+		list[i] = w.Room
 	}
 	return list
 }
@@ -176,23 +203,28 @@ func names(cmd *wire.Command) []string {
 // subscribe is all or nothing: the first room that cannot be joined refuses the
 // command by name.
 func (c call) subscribe(cmd *wire.Command) {
-	number, rooms := id(cmd), union(names(cmd), nil)
-	if len(rooms) == 0 {
-		c.complain(cmd, &wire.Error{Code: wire.BadCommand, Reason: "subscribe.rooms must name at least one room"})
+	number := id(cmd)
+	rooms, err := c.wants(cmd)
+	if err == nil && len(rooms) == 0 {
+		err = &wire.Error{Code: wire.BadCommand, Reason: "subscribe.rooms must name at least one room"}
+	}
+	if err != nil {
+		c.complain(cmd, err)
 		return
 	}
-	if err := c.checkRooms(c.identity, rooms, c.others(rooms)); err != nil {
+	if err := c.checkRooms(c.identity, rooms, c.others(names(rooms))); err != nil {
 		c.refuse(cmd, err)
 		return
 	}
 	c.inFlight++
-	c.join(rooms, func(in []string, err *wire.Error) {
+	c.join(rooms, func(in []wire.Position, err *wire.Error) {
 		c.inFlight--
 		if err != nil {
 			c.fail(number, err)
 			return
 		}
-		c.host.Send(c.ref, wire.AppendSubscribed(nil, number, positions(in)))
+		c.host.Send(c.ref, wire.AppendSubscribed(nil, number, in))
+		c.host.Start(c.ref)
 	})
 }
 
@@ -218,7 +250,8 @@ func (c call) others(rooms []string) int {
 
 // unsubscribe is all or nothing, as subscribe is.
 func (c call) unsubscribe(cmd *wire.Command) {
-	rooms := union(names(cmd), nil)
+	asked, _ := c.wants(cmd) // its only error is about since
+	rooms := names(asked)
 	if len(rooms) == 0 {
 		c.complain(cmd, &wire.Error{Code: wire.BadCommand, Reason: "unsubscribe.rooms must name at least one room"})
 		return
@@ -268,9 +301,9 @@ func (c call) publish(cmd *wire.Command) {
 		c.refuse(cmd, &wire.Error{Code: wire.TooLarge, Reason: fmt.Sprintf("the body has %d bytes: at most %d", len(p.Body), c.limits.MaxPublishBytes)})
 		return
 	}
-	number, room := id(cmd), p.Room
+	number := id(cmd)
 	c.inFlight++
-	c.host.Publish(c.ref, c.identity, p, func(err *wire.Error) {
+	c.host.Publish(c.ref, c.identity, p, func(at wire.Position, err *wire.Error) {
 		if c.state == closed {
 			return
 		}
@@ -279,8 +312,36 @@ func (c call) publish(cmd *wire.Command) {
 		case err != nil:
 			c.fail(number, err)
 		case number != nil:
-			c.host.Send(c.ref, wire.AppendPublished(nil, number, wire.Position{Room: room}))
+			c.host.Send(c.ref, wire.AppendPublished(nil, number, at))
 		}
+	})
+}
+
+func (c call) history(cmd *wire.Command) {
+	h := cmd.History
+	if err := subject.CheckRoom(h.Room); err != nil {
+		c.refuse(cmd, &wire.Error{Code: wire.BadRoom, Reason: err.Error()})
+		return
+	}
+	if err := c.mayReadHistory(h.Room); err != nil {
+		c.refuse(cmd, err)
+		return
+	}
+	if h.Limit == 0 || h.Limit > uint64(c.limits.MaxHistory) {
+		h.Limit = uint64(c.limits.MaxHistory)
+	}
+	number := id(cmd)
+	c.inFlight++
+	c.host.History(c.ref, h, func(page *wire.Page, err *wire.Error) {
+		if c.state == closed {
+			return
+		}
+		c.inFlight--
+		if err != nil {
+			c.fail(number, err)
+			return
+		}
+		c.host.Send(c.ref, wire.AppendHistory(nil, number, page))
 	})
 }
 

@@ -38,7 +38,7 @@ var _ Host = (*host)(nil)
 
 func newHost() *host {
 	return &host{session: new(Session), now: 1000, members: make(map[string]bool), tokens: make(map[string]*Identity), atOnce: make(map[string]bool),
-		limits: Limits{MaxRooms: 8, MaxBadCommands: 3, MaxInFlight: 4, MaxPublishBytes: 16, ConnectTimeout: 10, ExpiryWarning: 60}}
+		limits: Limits{MaxRooms: 8, MaxBadCommands: 3, MaxInFlight: 4, MaxPublishBytes: 16, MaxHistory: 100, ConnectTimeout: 10, ExpiryWarning: 60}}
 }
 
 func (h *host) fault(format string, args ...any) {
@@ -105,18 +105,53 @@ func (h *host) Verify(_ Ref, token string, done func(*Identity, *wire.Error)) {
 	})
 }
 
-func (h *host) Join(_ Ref, room string, done func(bool, *wire.Error)) {
-	h.asked("join %s", room)
+func (h *host) Join(_ Ref, want Want, done func(wire.Position, bool, *wire.Error)) {
+	room, from := want.Room, ""
+	switch {
+	case want.Epoch != "":
+		from = fmt.Sprintf(" from %s:%d", want.Epoch, want.Offset)
+	case want.Since != 0:
+		from = fmt.Sprintf(" since %d", want.Since)
+	case want.Latest:
+		from = " latest"
+	}
+	if want.AwayMS != 0 {
+		from += fmt.Sprintf(" away %d", want.AwayMS)
+	}
+	h.asked("join %s%s", room, from)
 	h.ask("join", room, func(code string) {
 		if code != "" {
-			done(false, refusal(code))
+			done(wire.Position{}, false, refusal(code))
 			return
 		}
 		joined := !h.members[room] && !h.ended
 		if joined {
 			h.members[room] = true
 		}
-		done(joined, nil)
+		at := wire.Position{Room: room}
+		if want.Epoch != "" {
+			at = wire.Position{Room: room, Epoch: "e", Offset: want.Offset}.WithRecovery("")
+		}
+		done(at, joined, nil)
+	})
+}
+
+// Start is not recorded: that it follows every answer is checked by the edge's
+// tests.
+func (h *host) Start(Ref) {
+	if h.ended {
+		h.fault("start after close")
+	}
+}
+
+func (h *host) History(_ Ref, q wire.HistoryRequest, done func(*wire.Page, *wire.Error)) {
+	h.asked("history %s limit %d before %d after %d", q.Room, q.Limit, q.Before, q.After)
+	h.ask("history", q.Room, func(code string) {
+		if code != "" {
+			done(nil, refusal(code))
+			return
+		}
+		done(&wire.Page{Room: q.Room, Epoch: "e"}, nil)
 	})
 }
 
@@ -129,13 +164,13 @@ func (h *host) Leave(_ Ref, room string) bool {
 	return in
 }
 
-func (h *host) Publish(_ Ref, id *Identity, p *wire.Publication, done func(*wire.Error)) {
-	user := "nobody"
+func (h *host) Publish(_ Ref, id *Identity, p *wire.Publication, done func(wire.Position, *wire.Error)) {
+	user, room := "nobody", p.Room
 	if id != nil {
 		user = id.User
 	}
 	h.asked("publish %s %s %s by %s", p.Room, p.Kind, p.Body, user)
-	h.ask("publish", p.Room, func(code string) { done(refusal(code)) })
+	h.ask("publish", p.Room, func(code string) { done(wire.Position{Room: room}, refusal(code)) })
 }
 
 func (h *host) Send(_ Ref, object []byte) {
@@ -161,7 +196,17 @@ func (h *host) Close(_ Ref, c wire.Close) {
 	clear(h.members)
 }
 
-func (h *host) open(id *Identity, rooms []string) { h.session.Open(h, Ref{}, &h.limits, id, rooms) }
+func (h *host) open(id *Identity, rooms []string) {
+	h.session.Open(h, Ref{}, &h.limits, id, wanted(rooms))
+}
+
+func wanted(rooms []string) []Want {
+	list := make([]Want, len(rooms))
+	for i, room := range rooms {
+		list[i].Room = room
+	}
+	return list
+}
 
 func (h *host) handle(text string) { h.session.Handle(h, Ref{}, &h.limits, []byte(text)) }
 

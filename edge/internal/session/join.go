@@ -22,27 +22,31 @@ func (e *joining) cut(refused *wire.Error) {
 // leaves alone what other commands joined meanwhile.
 type join struct {
 	call
-	rooms  []string
+	rooms  []Want
+	places []wire.Position
 	marks  []int // for each room its cuts when it was claimed
 	left   int   // answers to wait for
 	failed *wire.Error
-	done   func(in []string, err *wire.Error)
+	done   func(in []wire.Position, err *wire.Error)
 }
 
-// join joins every room and then calls done once, with the rooms that the
-// connection is in: those that were unsubscribed meanwhile are not. When one
+// join joins every room and then calls done once, with where the connection
+// stands in them: those that were unsubscribed meanwhile are left out. When one
 // fails, those that this call newly joined are left again.
-func (c call) join(rooms []string, done func([]string, *wire.Error)) {
+func (c call) join(rooms []Want, done func([]wire.Position, *wire.Error)) {
 	if len(rooms) == 0 {
 		done(nil, nil)
 		return
 	}
-	j := &join{call: c, rooms: rooms, marks: make([]int, len(rooms)), left: len(rooms), done: done}
-	for i, room := range rooms {
-		j.marks[i] = c.claim(room)
+	j := &join{call: c, rooms: rooms, places: make([]wire.Position, len(rooms)), marks: make([]int, len(rooms)), left: len(rooms), done: done}
+	for i, want := range rooms {
+		j.marks[i] = c.claim(want.Room)
 	}
-	for _, room := range rooms {
-		c.host.Join(c.ref, room, func(joined bool, err *wire.Error) { j.answer(room, joined, err) })
+	for i, want := range rooms {
+		c.host.Join(c.ref, want, func(at wire.Position, joined bool, err *wire.Error) {
+			j.places[i] = at
+			j.answer(want.Room, joined, err)
+		})
 	}
 }
 
@@ -81,19 +85,20 @@ func (j *join) answer(room string, joined bool, err *wire.Error) {
 }
 
 func (j *join) finish() {
-	for i, room := range j.rooms {
-		if e := j.wait.joining[room]; e.cuts != j.marks[i] && e.refused != nil && j.failed == nil {
+	for i, want := range j.rooms {
+		if e := j.wait.joining[want.Room]; e.cuts != j.marks[i] && e.refused != nil && j.failed == nil {
 			j.failed = e.refused
 		}
 	}
-	in := make([]string, 0, len(j.rooms))
-	for i, room := range j.rooms {
+	in := make([]wire.Position, 0, len(j.rooms))
+	for i, want := range j.rooms {
+		room := want.Room
 		e := j.wait.joining[room]
 		if e.cuts == j.marks[i] {
 			e.live--
 			if j.failed == nil {
 				e.tentative = false
-				in = append(in, room)
+				in = append(in, j.places[i])
 			}
 		}
 		if e.tentative && e.live == 0 {

@@ -23,12 +23,12 @@ var rewrite = flag.Bool("rewrite", false, "write what the scripts print into the
 //
 //	limits   rooms=8 bad=3 in-flight=4 bytes=16 connect=10 warning=60
 //	policy   PATTERN [publish] [anonymous-subscribe] [anonymous-publish]
-//	token    NAME user=U [expires=1100] [subscribe=P,P] [publish=P] [deny=P] [rooms=R,R]
+//	token    NAME user=U [expires=1100] [subscribe=P,P] [publish=P] [history=P] [deny=P] [rooms=R,R]
 //	at-once  [verify] [join] [publish]    the host answers these within the call
 //	admit    [token=NAME] [ROOM …]        what a request would be told before it is answered
 //	open     [token=NAME] [ROOM …]        the connection is there
 //	recv     OBJECT                       from the client
-//	answer   verify|join|publish WHAT [CODE]    an error if there is a code
+//	answer   verify|join|publish|history WHAT [CODE]    an error if there is a code
 //	clock    +SECONDS                     it begins at 1000
 //	state                                 print the session's own
 func TestScripts(t *testing.T) {
@@ -123,7 +123,7 @@ func (h *host) input(line string) error {
 		}
 		if verb == "open" {
 			h.open(id, rooms)
-		} else if err := h.session.Admit(h, &h.limits, id, rooms); err != nil {
+		} else if err := h.session.Admit(h, &h.limits, id, wanted(rooms)); err != nil {
 			fmt.Fprintf(&h.out, "refused %v\n", err)
 		} else {
 			h.out.WriteString("admitted\n")
@@ -189,6 +189,8 @@ func (h *host) setToken(words []string) error {
 				return err
 			}
 			id.Expires = n
+		case "history":
+			id.Grant.History = list
 		case "subscribe":
 			id.Grant.Subscribe = list
 		case "publish":

@@ -36,16 +36,24 @@ type Host interface {
 	Policy(room string) *policy.Policy
 	// Verify checks a token.
 	Verify(ref Ref, token string, done func(*Identity, *wire.Error))
-	// Join makes the connection a member; joined is false if it was one before.
-	Join(ref Ref, room string, done func(joined bool, err *wire.Error))
+	// Join makes the connection a subscriber and says where it stands; joined is
+	// false if it was one before. Where the room has history, no message comes
+	// before Start.
+	Join(ref Ref, want Want, done func(at wire.Position, joined bool, err *wire.Error))
+	// Start lets the messages come that Join held back, now that the client
+	// knows where it stands.
+	Start(ref Ref)
 	// Leave ends a membership and reports whether there was one.
 	Leave(ref Ref, room string) bool
 	// Rooms lists the rooms that the connection is in, in no order.
 	Rooms(ref Ref) []string
 	// RoomCount is the number of rooms that the connection is in.
 	RoomCount(ref Ref) int
-	// Publish sends to NATS. p is valid during the call only.
-	Publish(ref Ref, id *Identity, p *wire.Publication, done func(*wire.Error))
+	// Publish sends to NATS and says where the message stands in its room. p is
+	// valid during the call only.
+	Publish(ref Ref, id *Identity, p *wire.Publication, done func(wire.Position, *wire.Error))
+	// History reads stored messages; h.Limit is within bounds.
+	History(ref Ref, h wire.HistoryRequest, done func(*wire.Page, *wire.Error))
 	// Name is the connection's id and the node's name.
 	Name(ref Ref) (session, node string)
 	// Send queues one JSON object, which it copies.
@@ -56,6 +64,16 @@ type Host interface {
 	Close(ref Ref, c wire.Close)
 }
 
+// Want is one room that a client wants to be in, and from where on.
+type Want struct {
+	Room   string
+	Epoch  string // empty: the client gave no position
+	Offset uint64
+	Latest bool  // the newest message first
+	Since  int64 // unix milliseconds: everything since; 0 for none
+	AwayMS uint64
+}
+
 // Limits bound what one session may ask for.
 type Limits struct {
 	MaxRooms        int   // rooms of one connection
@@ -64,6 +82,7 @@ type Limits struct {
 	MaxPublishBytes int   // body of one publish
 	ConnectTimeout  int64 // seconds from the handshake to connect
 	ExpiryWarning   int64 // seconds before a token ends
+	MaxHistory      int   // messages of one history reply
 }
 
 type state uint8
@@ -107,14 +126,14 @@ func (s *Session) Identity() *Identity { return s.identity }
 
 // Admit checks what a request asks for before it is answered: the refusal then
 // is an HTTP status.
-func (s *Session) Admit(h Host, l *Limits, id *Identity, rooms []string) *wire.Error {
+func (s *Session) Admit(h Host, l *Limits, id *Identity, rooms []Want) *wire.Error {
 	c := call{s, h, Ref{}, l}
 	return c.checkRooms(id, withGranted(rooms, id), 0)
 }
 
 // Open starts the session once the transport can carry objects. Rooms of the
 // URL or of the token connect at once; without any it waits for connect.
-func (s *Session) Open(h Host, ref Ref, l *Limits, id *Identity, rooms []string) {
+func (s *Session) Open(h Host, ref Ref, l *Limits, id *Identity, rooms []Want) {
 	c := call{s, h, ref, l}
 	s.identity = id
 	if id != nil {
@@ -179,9 +198,9 @@ func (c call) end(cl wire.Close) {
 }
 
 // enter joins the rooms of connect and then says connected. rooms is kept.
-func (c call) enter(id *uint64, rooms []string) {
+func (c call) enter(id *uint64, rooms []Want) {
 	c.state, c.deadline = connecting, 0
-	c.join(rooms, func(in []string, err *wire.Error) {
+	c.join(rooms, func(in []wire.Position, err *wire.Error) {
 		if err != nil {
 			if id != nil {
 				c.fail(id, err)
@@ -190,12 +209,13 @@ func (c call) enter(id *uint64, rooms []string) {
 			return
 		}
 		c.state = connected
-		hello := wire.Connected{Rooms: positions(in)}
+		hello := wire.Connected{Rooms: in}
 		hello.Session, hello.Node = c.host.Name(c.ref)
 		if c.identity != nil {
 			hello.User, hello.Expires = c.identity.User, c.identity.Expires
 		}
 		c.host.Send(c.ref, wire.AppendConnected(nil, id, &hello))
+		c.host.Start(c.ref)
 		if c.identity != nil {
 			c.watchExpiry()
 		}
@@ -221,15 +241,15 @@ func (c call) tidy() {
 
 // checkRooms reports the first room that id may not join. have is the number of
 // other rooms that the connection is in, or is about to be.
-func (c call) checkRooms(id *Identity, rooms []string, have int) *wire.Error {
+func (c call) checkRooms(id *Identity, rooms []Want, have int) *wire.Error {
 	if have+len(rooms) > c.limits.MaxRooms {
 		return &wire.Error{Code: wire.TooManyRooms, Reason: fmt.Sprintf("a connection may be in %d rooms, and this would make %d", c.limits.MaxRooms, have+len(rooms))}
 	}
-	for _, room := range rooms {
-		if err := subject.CheckRoom(room); err != nil {
+	for _, want := range rooms {
+		if err := subject.CheckRoom(want.Room); err != nil {
 			return &wire.Error{Code: wire.BadRoom, Reason: err.Error()}
 		}
-		if err := c.maySubscribe(id, room); err != nil {
+		if err := c.maySubscribe(id, want.Room); err != nil {
 			return err
 		}
 	}
@@ -266,24 +286,44 @@ func (c call) mayPublish(room string) *wire.Error {
 	return nil
 }
 
+// mayReadHistory: a client without a token reads what it may join.
+func (c call) mayReadHistory(room string) *wire.Error {
+	p := c.host.Policy(room)
+	switch {
+	case p == nil:
+		return notAllowed("no policy matches room %s", room)
+	case c.identity != nil && !c.identity.Grant.MayReadHistory(room):
+		return notAllowed("history of %s is not granted by the token", room)
+	case c.identity == nil && !p.Anonymous.Subscribe:
+		return notAllowed("history of %s is not open to clients without a token", room)
+	}
+	return nil
+}
+
 func notAllowed(format, room string) *wire.Error {
 	return &wire.Error{Code: wire.NotAllowed, Reason: fmt.Sprintf(format, room)}
 }
 
-func positions(rooms []string) []wire.Position {
-	list := make([]wire.Position, len(rooms))
-	for i, r := range rooms {
-		list[i].Room = r
+// withGranted is rooms and those that id's token joins, none of them twice: the
+// first request for a room counts.
+func withGranted(rooms []Want, id *Identity) []Want {
+	seen := make(map[string]bool, len(rooms))
+	list := make([]Want, 0, len(rooms))
+	add := func(w Want) {
+		if !seen[w.Room] {
+			seen[w.Room] = true
+			list = append(list, w)
+		}
+	}
+	for _, w := range rooms {
+		add(w)
+	}
+	if id != nil && id.Grant != nil {
+		for _, room := range id.Grant.Rooms {
+			add(Want{Room: room})
+		}
 	}
 	return list
-}
-
-// withGranted is rooms and those that id's token joins, none of them twice.
-func withGranted(rooms []string, id *Identity) []string {
-	if id == nil || id.Grant == nil {
-		return union(rooms, nil)
-	}
-	return union(rooms, id.Grant.Rooms)
 }
 
 // union appends to a copy of a what b has beside it, and drops repetitions.

@@ -32,6 +32,10 @@ type Env struct {
 	Leave func(ref loop.Ref)
 	// Gap tells one connection that these rooms lost messages.
 	Gap func(ref loop.Ref, rooms []uint32)
+	// Lag makes a connection catch up with a room later.
+	Lag func(ref loop.Ref, room uint32)
+	// Drained is told that nothing waits for a connection any more.
+	Drained func(ref loop.Ref)
 }
 
 // Client is a connection with a session, whatever its transport. All methods
@@ -47,6 +51,16 @@ type Client interface {
 	Encoding() frame.Encoding
 	// Leaving reports that the connection is being closed: its session is over.
 	Leaving() bool
+}
+
+// Positioned is a client whose messages carry its positions in all its rooms
+// with history, because it has no other way to come back to them.
+type Positioned interface {
+	Client
+	// Place notes where the client stands in a room.
+	Place(at wire.Position)
+	// Events makes the bytes of messages of one room.
+	Events(epoch string, list []*frame.Message) []byte
 }
 
 // readsPerTurn is how many buffers one connection may read before others get

@@ -27,13 +27,20 @@ type Owner interface {
 	Slow()
 	// Gapped asks to tell the client that these rooms lost messages.
 	Gapped(rooms []uint32)
+	// Lagged reports that this turn's messages of the room did not fit: none of
+	// them was queued.
+	Lagged(room uint32)
 }
 
-// Rooms says what may be dropped.
+// Rooms says what becomes of messages for a slow reader.
 type Rooms interface {
-	// MayDrop reports whether a slow reader loses messages of the room rather
-	// than the connection.
-	MayDrop(room uint32) bool
+	Rule(room uint32) outq.Rule
+}
+
+// Bounds of what may wait for one connection, in bytes.
+type Bounds struct {
+	Queue int // of rooms that drop or disconnect
+	Lag   int // of rooms whose messages can be had again
 }
 
 // Out is the sending half of one connection. The zero value is closed; Open it.
@@ -67,10 +74,10 @@ func (o *Out) Closed() bool { return o.fd < 0 }
 // Owner: the loop.
 type Writer struct {
 	// Set at creation, never changed.
-	loop     *loop.Loop
-	rooms    Rooms
-	counts   *metrics.Loop
-	maxQueue int
+	loop   *loop.Loop
+	rooms  Rooms
+	counts *metrics.Loop
+	bounds Bounds
 
 	// Owned by loop.
 	outs    []*Out // by slot
@@ -91,12 +98,13 @@ type failure struct {
 	ref  loop.Ref
 	err  error
 	slow bool
+	lags bool // behind in room; not failed at all
+	room uint32
 }
 
-// NewWriter returns a writer for l. maxQueue bounds the bytes waiting for one
-// connection.
-func NewWriter(l *loop.Loop, rooms Rooms, counts *metrics.Loop, maxQueue int) *Writer {
-	return &Writer{loop: l, rooms: rooms, counts: counts, maxQueue: maxQueue, scratch: make([]byte, 0, gatherBytes)}
+// NewWriter returns a writer for l.
+func NewWriter(l *loop.Loop, rooms Rooms, counts *metrics.Loop, bounds Bounds) *Writer {
+	return &Writer{loop: l, rooms: rooms, counts: counts, bounds: bounds, scratch: make([]byte, 0, gatherBytes)}
 }
 
 // Open makes o the sending half of ref's connection on fd. selfBounded is for
@@ -210,6 +218,8 @@ func (w *Writer) report() {
 		owner, ok := w.loop.Handler(f.ref).(Owner)
 		switch {
 		case !ok:
+		case f.lags:
+			owner.Lagged(f.room)
 		case f.slow:
 			owner.Slow()
 		default:
@@ -312,11 +322,19 @@ func (w *Writer) push(o *Out, it outq.Item) {
 		w.counts.QueuedBytes.Add(int64(len(it.Bytes)))
 		return
 	}
-	switch q.Push(it, w.maxQueue, it.Room == outq.NoRoom || w.rooms.MayDrop(it.Room)) {
+	rule, bound := outq.Drop, w.bounds.Queue
+	if it.Room != outq.NoRoom {
+		if rule = w.rooms.Rule(it.Room); rule == outq.Lag {
+			bound = w.bounds.Lag
+		}
+	}
+	switch q.Push(it, bound, rule) {
 	case outq.Queued:
 		w.counts.QueuedBytes.Add(int64(len(it.Bytes)))
 	case outq.Dropped:
 		w.counts.Drops.Add("slow", uint64(it.Count))
+	case outq.Lagging:
+		w.failed = append(w.failed, failure{ref: o.ref, lags: true, room: it.Room})
 	case outq.Overflow:
 		if !o.sick {
 			o.sick = true
@@ -366,7 +384,7 @@ func (w *Writer) drain(o *Out) {
 		}
 	}
 	owner, _ := w.loop.Handler(o.ref).(Owner)
-	if gaps := q.TakeGaps(w.maxQueue); gaps != nil && owner != nil {
+	if gaps := q.TakeGaps(w.bounds.Queue); gaps != nil && owner != nil {
 		owner.Gapped(gaps)
 	}
 	if q.Len() == 0 && o.queue == q && !q.Gapped() {

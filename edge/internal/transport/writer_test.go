@@ -12,6 +12,7 @@ import (
 
 	"nabat/edge/internal/loop"
 	"nabat/edge/internal/metrics"
+	"nabat/edge/internal/outq"
 )
 
 // fixture is a writer on a loop with one connection on a socket pair.
@@ -31,6 +32,7 @@ type owner struct {
 	slow    bool
 	drained int
 	gaps    []uint32
+	lags    []uint32
 }
 
 func (o *owner) Ready(ev loop.Events) {
@@ -38,10 +40,11 @@ func (o *owner) Ready(ev loop.Events) {
 		o.f.writer.Writable(&o.out)
 	}
 }
-func (o *owner) Wake()            {}
-func (o *owner) Drained()         { o.drained++ }
-func (o *owner) Failed(err error) { o.failed = err }
-func (o *owner) Slow()            { o.slow = true }
+func (o *owner) Wake()              {}
+func (o *owner) Lagged(room uint32) { o.lags = append(o.lags, room) }
+func (o *owner) Drained()           { o.drained++ }
+func (o *owner) Failed(err error)   { o.failed = err }
+func (o *owner) Slow()              { o.slow = true }
 func (o *owner) Gapped(rooms []uint32) {
 	o.gaps = append(o.gaps, rooms...)
 	o.f.writer.Send(&o.out, []byte("GAP"))
@@ -51,10 +54,19 @@ type turn struct{ w *Writer }
 
 func (t turn) EndTurn() { t.w.Flush() }
 
-// strict says that rooms above 99 must not lose messages.
+// strict says that rooms from 100 on must not lose messages, and that those from
+// 200 on have history.
 type strict struct{}
 
-func (strict) MayDrop(room uint32) bool { return room < 100 }
+func (strict) Rule(room uint32) outq.Rule {
+	switch {
+	case room >= 200:
+		return outq.Lag
+	case room >= 100:
+		return outq.Disconnect
+	}
+	return outq.Drop
+}
 
 func setup(t *testing.T, maxQueue int) *fixture {
 	t.Helper()
@@ -73,7 +85,7 @@ func setup(t *testing.T, maxQueue int) *fixture {
 	f.owner.f = f
 	t.Cleanup(func() { _ = f.peer.Close() })
 	f.do(func() {
-		w := NewWriter(l, strict{}, f.counts, maxQueue)
+		w := NewWriter(l, strict{}, f.counts, Bounds{Queue: maxQueue, Lag: maxQueue})
 		l.SetTurn(turn{w})
 		f.writer = w
 		ref, err := l.Add(fds[0], f.owner)
@@ -216,6 +228,25 @@ func TestARoomThatMustNotDropReportsASlowReader(t *testing.T) {
 	f.do(func() {
 		if p := f.owner.out.Pending(); p > 2000 {
 			t.Errorf("%d bytes wait after giving up", p)
+		}
+	})
+}
+
+func TestARoomWithHistoryLagsAndLosesNoReader(t *testing.T) {
+	const bound = 16 << 10
+	f := setup(t, bound)
+	for range 100 {
+		f.do(func() { f.writer.Deliver(f.owner.out.ref.Slot, 200, make([]byte, 1000), 1) })
+	}
+	f.do(func() {
+		if len(f.owner.lags) == 0 || f.owner.lags[0] != 200 || f.owner.slow || f.owner.failed != nil {
+			t.Errorf("lags %v, slow %v, failed %v", f.owner.lags, f.owner.slow, f.owner.failed)
+		}
+		if p := f.owner.out.Pending(); p == 0 || p > bound {
+			t.Errorf("%d bytes wait: the bound is %d", p, bound)
+		}
+		if f.owner.gaps != nil {
+			t.Errorf("gaps %v", f.owner.gaps)
 		}
 	})
 }

@@ -11,6 +11,8 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
+
+	"nabat/proto/wire"
 )
 
 func TestAFullQueueIsAnnouncedAndNeverStopsTheReader(t *testing.T) {
@@ -20,26 +22,26 @@ func TestAFullQueueIsAnnouncedAndNeverStopsTheReader(t *testing.T) {
 	for _, room := range []string{"busy", "quiet", "idle"} {
 		r.acquire(room, 0)
 	}
-	lost := func() uint64 { return r.up.State().Lost[reasonOverload] }
+	lost := func() uint64 { return r.up.State().Lost[wire.GapOverload] }
 	// The dispatcher stalls at the first message that it hands over.
 	r.publish("room.quiet", "1", nil)
 	const published = 1000
 	for i := range published {
 		r.publish("room.busy", fmt.Sprint(i), nil)
 	}
-	until(t, "the first loss is announced", func() bool { return slices.Contains(r.inboxes[0].of("busy"), notice("busy", reasonOverload)) })
-	// The reader still reads: NATS confirms a room.
-	r.acquire("new", 0)
+	// The reader still reads.
+	read := func(n uint64) func() bool { return func() bool { return r.up.live[0].nc.Stats().InMsgs >= n } }
+	until(t, "all of it has been read", read(1+published))
 	// What is lost from now on nats.go does not report.
 	for i := range published {
 		r.publish("room.busy", fmt.Sprint(published+i), nil)
 	}
-	r.acquire("newer", 0) // all of it has been read
+	until(t, "all of it has been read", read(1+2*published))
 	close(gate)
-	last := notice("busy", reasonOverload)
+	last := notice("busy", wire.GapOverload)
 	until(t, "the rest of the loss is announced behind what was received", func() bool {
 		got := r.inboxes[0].of("busy")
-		return len(got) > 2 && got[len(got)-1] == last && got[len(got)-2] != last
+		return len(got) > 1 && got[len(got)-1] == last && got[len(got)-2] != last
 	})
 	received := uint64(0)
 	for _, text := range r.inboxes[0].of("busy") {
@@ -51,7 +53,7 @@ func TestAFullQueueIsAnnouncedAndNeverStopsTheReader(t *testing.T) {
 		t.Fatalf("%d received and %d lost of %d", received, lost(), 2*published)
 	}
 	r.want(0, "quiet", message("quiet", 1))
-	for _, room := range []string{"idle", "new"} {
+	for _, room := range []string{"idle"} {
 		if got := r.inboxes[0].of(room); len(got) != 0 {
 			t.Errorf("%s lost nothing, but got %v", room, got)
 		}
@@ -98,8 +100,8 @@ func TestAnOutageIsAnnouncedAndOver(t *testing.T) {
 		}
 	}
 	n.start()
-	r.want(0, "a", message("a", 1), notice("a", reasonReconnected))
-	r.want(1, "b", notice("b", reasonReconnected))
+	r.want(0, "a", message("a", 1), notice("a", wire.GapReconnected))
+	r.want(1, "b", notice("b", wire.GapReconnected))
 	until(t, "the edge is ready", func() bool { return r.up.Ready() == nil && r.up.State().Connected })
 	if s := r.up.State(); s.Reconnects != 2 {
 		t.Errorf("%d reconnects of live connections", s.Reconnects)
@@ -119,8 +121,8 @@ func TestAnOutageIsAnnouncedAndOver(t *testing.T) {
 			t.Errorf("a publish after the outage: %v", err)
 		}
 	}
-	r.want(0, "a", message("a", 1), notice("a", reasonReconnected), message("a", 2))
-	r.want(1, "b", notice("b", reasonReconnected), message("b", 2))
+	r.want(0, "a", message("a", 1), notice("a", wire.GapReconnected), message("a", 2))
+	r.want(1, "b", notice("b", wire.GapReconnected), message("b", 2))
 	r.want(1, "newer", message("newer", 2))
 }
 
@@ -151,7 +153,7 @@ func TestARoomThatNATSDoesNotPermitIsRefused(t *testing.T) {
 		for _, room := range []string{fmt.Sprintf("yes.%d", i), fmt.Sprintf("no.%d", i)} {
 			answer := make(chan error, 1)
 			answers[room] = answer
-			r.up.Acquire(room, 0, func(err error) { answer <- err })
+			r.ask(room, 0, func(err error) { answer <- err })
 		}
 	}
 	for room, answer := range answers {
@@ -195,7 +197,7 @@ func TestPublishes(t *testing.T) {
 	// An error of one message is its own.
 	answers := make(chan error, 2)
 	for _, body := range []string{strings.Repeat("x", 1001), "1"} {
-		r.up.Publish(Publication{Message: &nats.Msg{Subject: "room.a", Data: []byte(body)}, Done: func(err error) { answers <- err }})
+		r.up.Publish(Publication{Message: &nats.Msg{Subject: "room.a", Data: []byte(body)}, Done: func(_ uint64, err error) { answers <- err }})
 	}
 	errs := []error{<-answers, <-answers}
 	if !slices.Contains(errs, nil) || !(errors.Is(errs[0], nats.ErrMaxPayload) || errors.Is(errs[1], nats.ErrMaxPayload)) {
@@ -211,15 +213,19 @@ func TestPublishesThatWaitAreBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer nc.Close()
-	u := &Upstream{publish: newPublisher(nc, Options{PublishWait: 3})} // nobody takes from the queue
+	p3, err := newPublisher(nc, Options{PublishWait: 3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := &Upstream{publish: p3} // nobody takes from the queue
 	answers := make(chan error, 4)
-	p := Publication{Message: nats.NewMsg("room.a"), Done: func(err error) { answers <- err }}
+	p := Publication{Message: nats.NewMsg("room.a"), Done: func(_ uint64, err error) { answers <- err }}
 	for i := range 4 {
 		if taken := u.Publish(p); taken != (i < 3) {
 			t.Fatalf("publish %d: %t", i, taken)
 		}
 	}
-	u.publish.refuseAll()
+	u.publish.close()
 	for range 3 {
 		if err := <-answers; !errors.Is(err, ErrUnavailable) {
 			t.Fatal(err)
@@ -261,7 +267,7 @@ func TestAnotherServerOfTheClusterTakesOver(t *testing.T) {
 	nodes[0].stop()
 	for i := range 20 {
 		room := fmt.Sprintf("r%d", i)
-		r.want(0, room, notice(room, reasonReconnected))
+		r.want(0, room, notice(room, wire.GapReconnected))
 	}
 	if got := r.inboxes[0].of("lingering"); len(got) != 0 {
 		t.Errorf("nobody is in the room, but it got %v", got)
@@ -281,7 +287,7 @@ func TestAnotherServerOfTheClusterTakesOver(t *testing.T) {
 		r.publish("room."+room, fmt.Sprint(published+1), nil)
 		until(t, last, func() bool { return slices.Contains(r.inboxes[0].of(room), last) })
 		got := r.inboxes[0].of(room)
-		if got[0] != notice(room, reasonReconnected) {
+		if got[0] != notice(room, wire.GapReconnected) {
 			t.Errorf("%s: first %s", room, got[0])
 		}
 		first := published + 1 - (len(got) - 2) // and from then on each, once

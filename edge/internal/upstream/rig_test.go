@@ -14,6 +14,7 @@ import (
 
 	"nabat/edge/internal/frame"
 	"nabat/internal/bus"
+	"nabat/proto/policy"
 )
 
 const patience = 20 * time.Second
@@ -97,21 +98,31 @@ func (n *node) subscriptions(subj string) (count int) {
 type inbox struct {
 	gate chan struct{}
 
-	// mu guards list.
-	mu   sync.Mutex
-	list []*frame.Message
+	// mu guards the fields below.
+	mu    sync.Mutex
+	list  []*frame.Message
+	asked map[string][]func(error) // who waits for a room's mark; told with mu held
 }
 
 func (in *inbox) Put(list []*frame.Message) {
 	if len(list) == 0 {
 		return
 	}
-	if in.gate != nil && !list[0].IsNotice() {
+	if in.gate != nil && !list[0].MustArrive() {
 		<-in.gate
 	}
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	in.list = append(in.list, list...)
+	for _, m := range list {
+		if m.Mark == nil {
+			in.list = append(in.list, m)
+			continue
+		}
+		for _, answer := range in.asked[m.Room] {
+			answer(m.Mark.Err)
+		}
+		delete(in.asked, m.Room)
+	}
 }
 
 // of returns what came for a room, as clients get it.
@@ -156,7 +167,8 @@ type settings struct {
 func start(t testing.TB, url string, change func(*settings)) *rig {
 	t.Helper()
 	s := settings{url: url, loops: 1, opts: Options{Prefix: "room.", Live: 2, Queue: 4096, PublishWait: 64,
-		Linger: time.Hour, Confirm: patience, Log: slog.New(slog.DiscardHandler)}}
+		Linger: time.Hour, Confirm: patience, Log: slog.New(slog.DiscardHandler),
+		Policy: func(string) *policy.Policy { return nil }}}
 	if change != nil {
 		change(&s)
 	}
@@ -175,7 +187,7 @@ func start(t testing.TB, url string, change func(*settings)) *rig {
 		t.Fatal(err)
 	}
 	t.Cleanup(r.pub.Close)
-	if r.up, err = New(t.Context(), s.opts, connect, list); err != nil {
+	if r.up, err = New(s.opts, connect, list); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -186,17 +198,43 @@ func start(t testing.TB, url string, change func(*settings)) *rig {
 	return r
 }
 
+// ask acquires a room; answer, which must not block, is told once.
+func (r *rig) ask(room string, loop int, answer func(error)) {
+	in := r.inboxes[loop]
+	in.mu.Lock()
+	if in.asked == nil {
+		in.asked = make(map[string][]func(error))
+	}
+	in.asked[room] = append(in.asked[room], answer)
+	in.mu.Unlock()
+	r.up.Acquire(room, loop)
+}
+
 // try acquires a room and returns the answer.
 func (r *rig) try(room string, loop int) error {
 	r.t.Helper()
-	answer := make(chan error, 2)
-	r.up.Acquire(room, loop, func(err error) { answer <- err })
+	answer := make(chan error, 1)
+	r.ask(room, loop, func(err error) { answer <- err })
 	select {
 	case err := <-answer:
 		return err
 	case <-time.After(patience):
 		r.t.Fatalf("no answer about %s in %s", room, patience)
 		return nil
+	}
+}
+
+// expire ends what lingered long enough at a time.
+func (r *rig) expire(now time.Time) {
+	for _, l := range r.up.live {
+		done := make(chan struct{})
+		l.post(func() {
+			l.nextSweep = time.Time{}
+			l.due(now)
+			l.nextSweep = time.Time{}
+			close(done)
+		})
+		<-done
 	}
 }
 
@@ -230,7 +268,7 @@ func (r *rig) want(loop int, room string, texts ...string) {
 func (r *rig) send(subj, body string) error {
 	r.t.Helper()
 	answer := make(chan error, 2)
-	if !r.up.Publish(Publication{Message: &nats.Msg{Subject: subj, Data: []byte(body)}, Done: func(err error) { answer <- err }}) {
+	if !r.up.Publish(Publication{Message: &nats.Msg{Subject: subj, Data: []byte(body)}, Done: func(_ uint64, err error) { answer <- err }}) {
 		r.t.Fatal("too many publishes wait")
 	}
 	select {

@@ -1,6 +1,6 @@
 // Package upstream is the edge's NATS side: one subscription for each room
-// whatever the number of members, messages to the loops that want them, and
-// what clients publish.
+// whatever the number of members, messages to the loops that want them, the
+// continuity of rooms with history, and what clients publish.
 package upstream
 
 import (
@@ -15,9 +15,10 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"nabat/edge/internal/frame"
+	"nabat/edge/internal/history"
 	"nabat/edge/internal/metrics"
+	"nabat/proto/policy"
 	"nabat/proto/subject"
-	"nabat/proto/wire"
 )
 
 // MaxLoops is the number of loops that one edge may have: a room keeps a bit
@@ -32,15 +33,35 @@ type Inbox interface {
 // Connect opens one NATS connection with these options beside the caller's own.
 type Connect func(name string, options ...nats.Option) (*nats.Conn, error)
 
+// Store reads stored messages. Calls never block; done is called once, from
+// another goroutine.
+type Store interface {
+	Read(q history.Read, done func(history.Batch, error))
+	Newest(stream string, subjects []string, done func(list []history.Stored, upTo uint64, err error))
+	Head(stream string, done func(last uint64, err error))
+	Before(stream, subject string, before uint64, limit int, done func(history.Batch, error))
+}
+
+var _ Store = (*history.Reader)(nil)
+
 // Options of the NATS side.
 type Options struct {
 	Prefix      string        // of room subjects
+	LivePrefix  string        // of republished messages
 	Live        int           // connections that rooms are spread over
 	Queue       int           // messages waiting between a connection and its dispatcher
 	PublishWait int           // client publishes waiting for NATS
 	Linger      time.Duration // how long a room without members keeps its subscription
 	Confirm     time.Duration // wait for NATS to confirm a subscription or a publish
+	Verify      time.Duration // after joining a room with history, look again whether something was missed
+	Audit       time.Duration // how often rooms with history are looked at for a loss with nothing behind it
+	RingCount   int           // recent messages kept of a room with history
+	RingBytes   int           // and their bytes
 	Log         *slog.Logger
+	// Policy is the policy of a room, nil when none matches. Safe from any
+	// goroutine.
+	Policy func(room string) *policy.Policy
+	Store  Store
 }
 
 // Upstream is the NATS side of one edge.
@@ -50,36 +71,27 @@ type Upstream struct {
 	inboxes []Inbox
 	live    []*link
 	publish *publisher
+	recents recents
+	replays replays
 
-	// mu guards the fields below.
-	mu     sync.RWMutex
-	rooms  map[string]*room // by subject
-	lost   map[string]uint64
-	closed bool
+	// mu guards lost.
+	mu   sync.Mutex
+	lost map[string]uint64
 
 	// Atomic.
 	messages, bytes, reconnects atomic.Uint64
-}
-
-// room is one room that some loop wants. Guarded by Upstream.mu.
-type room struct {
-	name    string
-	subject string
-	link    *link
-	sub     *nats.Subscription
-	loops   uint64 // bit i: loop i has members
-	ready   bool   // NATS confirmed the subscription
-	asked   bool   // on the link's list of rooms to be confirmed
-	idle    time.Time
-	waiting []func(error)
+	rooms                       atomic.Int64
+	recoveries, cuts            atomic.Uint64
+	blind                       atomic.Pointer[error] // why history can not be read; nil when it can
 }
 
 // New connects to NATS. inboxes are the loops', in order.
-func New(ctx context.Context, opts Options, connect Connect, inboxes []Inbox) (*Upstream, error) {
+func New(opts Options, connect Connect, inboxes []Inbox) (*Upstream, error) {
 	if len(inboxes) > MaxLoops {
 		return nil, fmt.Errorf("%d loops: at most %d", len(inboxes), MaxLoops)
 	}
-	u := &Upstream{opts: opts, inboxes: inboxes, rooms: make(map[string]*room), lost: make(map[string]uint64)}
+	u := &Upstream{opts: opts, inboxes: inboxes, lost: make(map[string]uint64)}
+	u.replays.u = u
 	for i := range opts.Live {
 		l := newLink(u)
 		if err := l.connect(connect, fmt.Sprintf("live-%d", i)); err != nil {
@@ -93,7 +105,11 @@ func New(ctx context.Context, opts Options, connect Connect, inboxes []Inbox) (*
 		u.closeLinks()
 		return nil, err
 	}
-	u.publish = newPublisher(nc, opts)
+	if u.publish, err = newPublisher(nc, opts); err != nil {
+		nc.Close()
+		u.closeLinks()
+		return nil, err
+	}
 	return u, nil
 }
 
@@ -103,29 +119,16 @@ func (u *Upstream) closeLinks() {
 	}
 }
 
-// Run serves until ctx ends, then closes the NATS connections and answers those
-// who still wait with ErrUnavailable.
+// Run serves until ctx ends, then closes the NATS connections.
 func (u *Upstream) Run(ctx context.Context) {
 	var wg sync.WaitGroup
 	for _, l := range u.live {
 		wg.Go(func() { l.dispatch(ctx) })
-		wg.Go(func() { l.confirmAll(ctx) })
+		wg.Go(func() { l.confirm(ctx) })
 	}
 	wg.Go(func() { u.publish.run(ctx) })
-	wg.Go(func() { u.sweep(ctx) })
 	wg.Wait()
-	var waiting []func(error)
-	u.mu.Lock()
-	u.closed = true
-	for _, r := range u.rooms {
-		waiting = append(waiting, r.waiting...)
-		r.waiting = nil
-	}
-	u.mu.Unlock()
-	for _, done := range waiting {
-		done(ErrUnavailable)
-	}
-	u.publish.refuseAll()
+	u.publish.close()
 	u.closeLinks()
 	u.publish.nc.Close()
 }
@@ -133,106 +136,36 @@ func (u *Upstream) Run(ctx context.Context) {
 // ErrUnavailable is given to those who wait for NATS in vain.
 var ErrUnavailable = errors.New("NATS is not reachable")
 
-// Acquire makes messages of name go to loop, and calls done once NATS confirmed
-// it; done may be called before Acquire returns, and otherwise from another
-// goroutine. Every Acquire is paired with a Release, also when it failed.
-// Safe from any goroutine; never blocks.
-func (u *Upstream) Acquire(name string, loop int, done func(error)) {
-	subj, err := subject.Encode(u.opts.Prefix, name)
-	if err != nil {
-		done(err)
-		return
+// Acquire makes messages of name go to loop. A mark in the loop's inbox says
+// when that has begun, or why it can not: every Acquire is answered by one mark
+// at least, and paired with a Release, also when it failed. Safe from any
+// goroutine; never blocks.
+func (u *Upstream) Acquire(name string, loop int) {
+	l := u.link(name)
+	if !l.post(func() { l.acquire(name, loop) }) {
+		u.inboxes[loop].Put([]*frame.Message{frame.NewMark(name, frame.Mark{Err: ErrUnavailable})})
 	}
-	u.mu.Lock()
-	if u.closed {
-		u.mu.Unlock()
-		done(ErrUnavailable)
-		return
-	}
-	r := u.rooms[subj]
-	if r == nil {
-		r = &room{name: name, subject: subj, link: u.live[int(subject.Shard(subj))%len(u.live)]}
-		u.rooms[subj] = r
-	}
-	r.loops |= 1 << loop
-	if r.ready {
-		u.mu.Unlock()
-		done(nil)
-		return
-	}
-	r.waiting = append(r.waiting, done)
-	if !r.asked {
-		r.asked = true
-		r.link.ask(r)
-	}
-	u.mu.Unlock()
 }
 
 // Release stops messages of name to loop. The subscription lingers, so that a
 // client that comes back soon costs NATS nothing. Safe from any goroutine.
 func (u *Upstream) Release(name string, loop int) {
-	subj, err := subject.Encode(u.opts.Prefix, name)
-	if err != nil {
-		return
-	}
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if r := u.rooms[subj]; r != nil {
-		r.loops &^= 1 << loop
-		if r.loops == 0 {
-			r.idle = time.Now()
-		}
+	l := u.link(name)
+	l.post(func() { l.release(name, loop) })
+}
+
+// PoliciesChanged makes every room look at its policy again: its history may
+// have begun, ended, or begun anew. Safe from any goroutine.
+func (u *Upstream) PoliciesChanged() {
+	for _, l := range u.live {
+		l.post(l.reconsider)
 	}
 }
 
-// sweep ends subscriptions that nobody wanted for the linger time.
-func (u *Upstream) sweep(ctx context.Context) {
-	tick := time.NewTicker(max(u.opts.Linger/8, 10*time.Millisecond))
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case now := <-tick.C:
-			u.expire(now)
-		}
-	}
-}
-
-func (u *Upstream) expire(now time.Time) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	for subj, r := range u.rooms {
-		if r.loops != 0 || r.asked || now.Sub(r.idle) < u.opts.Linger {
-			continue
-		}
-		delete(u.rooms, subj)
-		if r.sub != nil {
-			r.link.ended = append(r.link.ended, r.sub)
-			r.link.wake()
-		}
-	}
-}
-
-// gap is the notice that a room without history may have lost something.
-func gap(room, reason string) *frame.Message {
-	return frame.Notice(room, wire.AppendGap(nil, wire.Gap{Room: room, Reason: reason}))
-}
-
-// announce puts a gap notice into every room of l that has members, and into
-// none else.
-func (u *Upstream) announce(l *link, reason string) {
-	var list []*frame.Message
-	var loops []uint64
-	u.mu.RLock()
-	for _, r := range u.rooms {
-		if r.link == l && r.loops != 0 {
-			list = append(list, gap(r.name, reason))
-			loops = append(loops, r.loops)
-		}
-	}
-	u.mu.RUnlock()
-	u.deliver(list, loops)
+// link is the NATS connection of a room: always the same one, so that its
+// messages keep their order.
+func (u *Upstream) link(name string) *link {
+	return u.live[int(subject.Shard(name))%len(u.live)]
 }
 
 // deliver hands messages to the loops whose bits are set.
@@ -253,12 +186,23 @@ func (u *Upstream) deliver(list []*frame.Message, loops []uint64) {
 	}
 }
 
-// Rooms is the number of rooms subscribed at NATS. Safe from any goroutine.
-func (u *Upstream) Rooms() int {
-	u.mu.RLock()
-	defer u.mu.RUnlock()
-	return len(u.rooms)
+func (u *Upstream) countLost(reason string, n uint64) {
+	u.mu.Lock()
+	u.lost[reason] += n
+	u.mu.Unlock()
 }
+
+// sighted notes whether history could be read.
+func (u *Upstream) sighted(err error) {
+	if err == nil {
+		u.blind.Store(nil)
+		return
+	}
+	u.blind.Store(&err)
+}
+
+// Rooms is the number of rooms subscribed at NATS. Safe from any goroutine.
+func (u *Upstream) Rooms() int { return int(u.rooms.Load()) }
 
 // Ready says what is wrong with NATS, nil when nothing is. Safe from any
 // goroutine.
@@ -274,12 +218,22 @@ func (u *Upstream) Ready() error {
 	return nil
 }
 
+// Degraded says why history can not be read though live messages flow; nil when
+// it can. Safe from any goroutine.
+func (u *Upstream) Degraded() error {
+	if err := u.blind.Load(); err != nil {
+		return fmt.Errorf("history can not be read: %w", *err)
+	}
+	return nil
+}
+
 // State is for metrics. Safe from any goroutine.
 func (u *Upstream) State() metrics.Bus {
 	b := metrics.Bus{Connected: u.Ready() == nil, Messages: u.messages.Load(), Bytes: u.bytes.Load(),
-		Reconnects: u.reconnects.Load(), Lost: make(map[string]uint64)}
-	u.mu.RLock()
-	defer u.mu.RUnlock()
+		Reconnects: u.reconnects.Load(), Lost: make(map[string]uint64),
+		Degraded: u.Degraded() != nil, Recoveries: u.recoveries.Load(), Cuts: u.cuts.Load(), Replays: u.replays.count.Load()}
+	u.mu.Lock()
+	defer u.mu.Unlock()
 	for reason, n := range u.lost {
 		b.Lost[reason] = n
 	}

@@ -59,27 +59,27 @@ func TestASubscriptionLingersAndThenEnds(t *testing.T) {
 	r.acquire("a", 1)
 	r.acquire("other", 1)
 	r.up.Release("a", 0)
-	r.up.expire(time.Now().Add(24 * time.Hour))
+	r.expire(time.Now().Add(24 * time.Hour))
 	if r.up.Rooms() != 2 {
 		t.Fatal("the room ended though a loop wants it")
 	}
 	r.up.Release("a", 1)
-	r.up.expire(time.Now())
+	r.expire(time.Now())
 	if got := n.subscriptions("room.a"); got != 1 || r.up.Rooms() != 2 {
 		t.Fatalf("the linger was cut short: %d subscriptions", got)
 	}
 	r.publish("room.a", "1", nil) // to nobody
 	r.publish("room.other", "1", nil)
 	r.want(1, "other", message("other", 1)) // and so the one before is gone
-	in, out := n.NumClients(), false
-	r.up.Acquire("a", 0, func(err error) { out = err == nil })
-	if !out || n.NumClients() != in {
-		t.Fatal("within the linger a room is there at once")
+	in := n.NumSubscriptions()
+	r.acquire("a", 0)
+	if got := n.NumSubscriptions(); got != in {
+		t.Fatalf("within the linger a room is there: %d subscriptions, before %d", got, in)
 	}
 	r.publish("room.a", "2", nil)
 	r.want(0, "a", message("a", 2))
 	r.up.Release("a", 0)
-	r.up.expire(time.Now().Add(24 * time.Hour))
+	r.expire(time.Now().Add(24 * time.Hour))
 	until(t, "the subscription ends", func() bool { return n.subscriptions("room.a") == 0 })
 	if r.up.Rooms() != 1 {
 		t.Fatal("the room stays")
@@ -127,10 +127,10 @@ func TestARoomThatIsWantedAgainWhileItEndsGetsNothingTwice(t *testing.T) {
 	for range rounds {
 		var answered sync.WaitGroup
 		answered.Add(rooms)
-		all(func(room string) { r.up.Acquire(room, 0, func(error) { answered.Done() }) })
+		all(func(room string) { r.ask(room, 0, func(error) { answered.Done() }) })
 		answered.Wait()
 		all(func(room string) { r.up.Release(room, 0) })
-		r.up.expire(time.Now().Add(24 * time.Hour))
+		r.expire(time.Now().Add(24 * time.Hour))
 	}
 	total := 0
 	all(func(room string) {
@@ -241,7 +241,7 @@ func TestRoomsCostNoGoroutine(t *testing.T) {
 	const rooms = 1000
 	answers := make(chan error, rooms)
 	for i := range rooms {
-		r.up.Acquire(fmt.Sprintf("r%d", i), 0, func(err error) { answers <- err })
+		r.ask(fmt.Sprintf("r%d", i), 0, func(err error) { answers <- err })
 	}
 	for range rooms {
 		if err := <-answers; err != nil {
@@ -273,9 +273,9 @@ func TestRunEndsWithItsContextAndAnswersThoseWhoWait(t *testing.T) {
 	n.stop()
 	until(t, "the edge knows that NATS is gone", func() bool { return r.up.Ready() != nil })
 	answer := make(chan error, 4)
-	r.up.Acquire("b", 0, func(err error) { answer <- err })
+	r.ask("b", 0, func(err error) { answer <- err })
 	until(t, "the room is being asked for", func() bool { return len(r.up.live[0].asks)+len(r.up.live[1].asks) == 0 })
-	r.up.Acquire("c", 0, func(err error) { answer <- err })
+	r.ask("c", 0, func(err error) { answer <- err })
 	r.stop()
 	for range 2 {
 		if err := <-answer; !errors.Is(err, ErrUnavailable) {
@@ -285,7 +285,7 @@ func TestRunEndsWithItsContextAndAnswersThoseWhoWait(t *testing.T) {
 	if err := r.try("d", 0); !errors.Is(err, ErrUnavailable) {
 		t.Fatalf("after the end: %v", err)
 	}
-	if r.up.Publish(Publication{Message: nats.NewMsg("room.a"), Done: func(error) { t.Error("called") }}) {
+	if r.up.Publish(Publication{Message: nats.NewMsg("room.a"), Done: func(uint64, error) { t.Error("called") }}) {
 		t.Fatal("after the end a publish is taken")
 	}
 	for _, l := range r.up.live {
@@ -299,7 +299,7 @@ func TestRunEndsWithItsContextAndAnswersThoseWhoWait(t *testing.T) {
 }
 
 func TestTooManyLoopsAreRefused(t *testing.T) {
-	if _, err := New(t.Context(), Options{}, nil, make([]Inbox, MaxLoops+1)); err == nil || !strings.Contains(err.Error(), "at most 64") {
+	if _, err := New(Options{}, nil, make([]Inbox, MaxLoops+1)); err == nil || !strings.Contains(err.Error(), "at most 64") {
 		t.Fatal(err)
 	}
 }
@@ -315,7 +315,7 @@ func TestAFailedConnectionLeavesNoneBehind(t *testing.T) {
 			opened++
 			return nats.Connect(n.ClientURL())
 		}
-		if _, err := New(t.Context(), Options{Live: 2, Log: slog.New(slog.DiscardHandler)}, connect, []Inbox{&inbox{}}); err == nil || err.Error() != "no more" {
+		if _, err := New(Options{Live: 2, Log: slog.New(slog.DiscardHandler)}, connect, []Inbox{&inbox{}}); err == nil || err.Error() != "no more" {
 			t.Fatal(err)
 		}
 		until(t, "NATS has no clients", func() bool { return n.NumClients() == 0 })

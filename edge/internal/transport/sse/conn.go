@@ -16,12 +16,13 @@ import (
 // Conn is one event stream with a session. Owner: the loop.
 type Conn struct {
 	transport.Link
+	places []wire.Position // in rooms with history
 }
 
 var (
-	_ loop.Handler     = (*Conn)(nil)
-	_ transport.Owner  = (*Conn)(nil)
-	_ transport.Client = (*Conn)(nil)
+	_ loop.Handler         = (*Conn)(nil)
+	_ transport.Owner      = (*Conn)(nil)
+	_ transport.Positioned = (*Conn)(nil)
 )
 
 // retryMS is when a client returns whose stream broke without a goodbye. The
@@ -89,9 +90,44 @@ var comment = []byte(":\n\n")
 // SendObject implements transport.Client: an event named after the object's
 // kind.
 func (c *Conn) SendObject(object []byte) {
-	if !c.Closing {
-		c.Env.Writer.Send(&c.Out, frame.AppendObjectEvent(make([]byte, 0, 2*len(object)+32), object))
+	if c.Closing {
+		return
 	}
+	b := make([]byte, 0, 2*len(object)+32)
+	if len(c.places) > 0 {
+		b = c.appendID(b)
+	}
+	c.Env.Writer.Send(&c.Out, frame.AppendObjectEvent(b, object))
+}
+
+// Place implements transport.Positioned.
+func (c *Conn) Place(at wire.Position) {
+	for i := range c.places {
+		if c.places[i].Room == at.Room {
+			c.places[i].Epoch, c.places[i].Offset = at.Epoch, at.Offset
+			return
+		}
+	}
+	c.places = append(c.places, wire.Position{Room: at.Room, Epoch: at.Epoch, Offset: at.Offset})
+}
+
+// Events implements transport.Positioned: before each message an id line with
+// the positions that the client will have once it has the message. The browser
+// sends the last one it saw when it comes back (WHATWG HTML, Last-Event-ID).
+func (c *Conn) Events(epoch string, list []*frame.Message) []byte {
+	var b []byte
+	for _, m := range list {
+		if !m.IsNotice() {
+			c.Place(wire.Position{Room: m.Room, Epoch: epoch, Offset: m.Offset})
+			b = c.appendID(b)
+		}
+		b = append(b, m.Bytes(frame.EventStream)...)
+	}
+	return b
+}
+
+func (c *Conn) appendID(b []byte) []byte {
+	return append(wire.AppendCursor(append(b, "id: "...), c.places), '\n')
 }
 
 // Encoding implements transport.Client.
@@ -112,6 +148,15 @@ func (c *Conn) Close(cl wire.Close) {
 func (c *Conn) Drained() {
 	if c.Closing {
 		c.Env.HalfClose(&c.Out)
+		return
+	}
+	c.Env.Drained(c.Out.Ref())
+}
+
+// Lagged implements transport.Owner.
+func (c *Conn) Lagged(room uint32) {
+	if !c.Closing {
+		c.Env.Lag(c.Out.Ref(), room)
 	}
 }
 

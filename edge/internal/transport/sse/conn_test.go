@@ -13,6 +13,7 @@ import (
 	"nabat/edge/internal/listen"
 	"nabat/edge/internal/loop"
 	"nabat/edge/internal/metrics"
+	"nabat/edge/internal/outq"
 	"nabat/edge/internal/transport"
 	"nabat/proto/wire"
 )
@@ -35,7 +36,7 @@ func (t turn) EndTurn() { t.w.Flush() }
 
 type noRooms struct{}
 
-func (noRooms) MayDrop(uint32) bool { return false }
+func (noRooms) Rule(uint32) outq.Rule { return outq.Disconnect }
 
 func (s *server) Serve(h *listen.Handshake, _ *listen.Head, _ []byte) {
 	c := new(Conn)
@@ -52,8 +53,8 @@ func start(t *testing.T) *server {
 	t.Cleanup(func() { _ = l.Close() })
 	s := &server{t: t, loop: l, conns: make(chan *Conn, 8), left: make(chan loop.Ref, 8)}
 	counts := new(metrics.Loop)
-	w := transport.NewWriter(l, noRooms{}, counts, 64<<10)
-	s.env = &transport.Env{Loop: l, Writer: w, Counts: counts, Leave: func(ref loop.Ref) { s.left <- ref },
+	w := transport.NewWriter(l, noRooms{}, counts, transport.Bounds{Queue: 64 << 10, Lag: 64 << 10})
+	s.env = &transport.Env{Loop: l, Writer: w, Counts: counts, Leave: func(ref loop.Ref) { s.left <- ref }, Drained: func(loop.Ref) {},
 		Limits: &transport.Limits{PingInterval: time.Hour, CloseTimeout: patience}}
 	fds, bound, err := listen.Sockets("127.0.0.1:0", 1, listen.SocketOptions{Backlog: 8, SendBuffer: 16 << 10})
 	if err != nil {

@@ -18,6 +18,7 @@ import (
 	"nabat/edge/internal/listen"
 	"nabat/edge/internal/loop"
 	"nabat/edge/internal/metrics"
+	"nabat/edge/internal/outq"
 	"nabat/edge/internal/transport"
 )
 
@@ -39,7 +40,7 @@ func (t turn) EndTurn() { t.w.Flush() }
 
 type noRooms struct{}
 
-func (noRooms) MayDrop(uint32) bool { return false }
+func (noRooms) Rule(uint32) outq.Rule { return outq.Disconnect }
 
 func (s *echoServer) Serve(h *listen.Handshake, head *listen.Head, rest []byte) {
 	if err := Check(head); err != nil {
@@ -63,7 +64,7 @@ func startEcho(t *testing.T) *echoServer {
 	}
 	t.Cleanup(func() { _ = l.Close() })
 	counts := new(metrics.Loop)
-	w := transport.NewWriter(l, noRooms{}, counts, 1<<20)
+	w := transport.NewWriter(l, noRooms{}, counts, transport.Bounds{Queue: 1 << 20, Lag: 1 << 20})
 	s := &echoServer{loop: l, env: &transport.Env{Loop: l, Writer: w, Counts: counts,
 		Limits: &transport.Limits{CloseTimeout: patience}}}
 	fds, bound, err := listen.Sockets("127.0.0.1:0", 1, listen.SocketOptions{Backlog: 64})

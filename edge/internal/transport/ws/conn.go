@@ -130,6 +130,15 @@ func (c *Conn) FinishWriting() {
 func (c *Conn) Drained() {
 	if c.Closing {
 		c.Env.HalfClose(&c.Out)
+		return
+	}
+	c.Env.Drained(c.Out.Ref())
+}
+
+// Lagged implements transport.Owner.
+func (c *Conn) Lagged(room uint32) {
+	if !c.Closing {
+		c.Env.Lag(c.Out.Ref(), room)
 	}
 }
 

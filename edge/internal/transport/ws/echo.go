@@ -105,6 +105,9 @@ func (e *Echo) Slow() { e.end() }
 // Gapped implements transport.Owner; Echo is in no room.
 func (e *Echo) Gapped([]uint32) {}
 
+// Lagged implements transport.Owner; Echo is in no room.
+func (e *Echo) Lagged(uint32) {}
+
 func (e *Echo) close(status uint16, reason string) {
 	if e.closing {
 		return

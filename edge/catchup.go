@@ -1,0 +1,364 @@
+package edge
+
+import (
+	"time"
+
+	"nabat/edge/internal/frame"
+	"nabat/edge/internal/hub"
+	"nabat/edge/internal/loop"
+	"nabat/edge/internal/resume"
+	"nabat/edge/internal/session"
+	"nabat/edge/internal/transport"
+	"nabat/edge/internal/upstream"
+	"nabat/proto/wire"
+)
+
+const (
+	// chunkBytes is how much a client that is behind gets in one turn.
+	chunkBytes = 32 << 10
+	// stepMessages is how many messages one step takes from memory.
+	stepMessages = 256
+	// behindWait is how long one waits for a store that lags, or for messages
+	// that are on their way.
+	behindWait = 50 * time.Millisecond
+	// behindTries is how often that is done before what is missing is given up.
+	behindTries = 60
+)
+
+// catchup is one subscription that is behind its room's place on this loop. The
+// hub holds it. Rooms with history only. Owned by the loop.
+type catchup struct {
+	ref     loop.Ref
+	room    string
+	number  uint32 // the hub's
+	cursor  resume.Cursor[*frame.Message]
+	stash   []*frame.Message // decided by the cursor and not written yet
+	turn    []*frame.Message // written in this turn: they come back if they do not fit
+	began   time.Time
+	awayMS  uint64 // what a client that came back said; 0 when it did not
+	resumed uint64 // the offset that it came back with
+	tries   int
+
+	lagging bool                // the client was live here and could not keep up
+	notice  bool                // that has to be said first
+	answer  func(wire.Position) // of a client that came back, until it is known
+	paused  bool                // until the client was told where it stands
+	waiting bool                // for the socket, a read or a time
+}
+
+// key names a subscription on this loop.
+type key struct{ slot, room uint32 }
+
+// catchups are the subscriptions of one loop that are behind. All methods must
+// be called on the loop.
+type catchups struct {
+	// Set at creation, never changed.
+	w *worker
+
+	// Owned by loop.
+	list  map[key]*catchup
+	steps []*catchup // those that go on at the end of this turn
+}
+
+// behind makes a member one that has to catch up.
+func (b *catchups) behind(ref loop.Ref, number uint32, cursor resume.Cursor[*frame.Message]) *catchup {
+	k := key{ref.Slot, number}
+	if c := b.list[k]; c != nil {
+		return c
+	}
+	b.w.hub.Hold(ref.Slot, number)
+	c := &catchup{ref: ref, room: b.w.hub.Name(number), number: number, cursor: cursor, began: b.w.loop.Now()}
+	b.list[k] = c
+	b.w.counts.Lagging.Add(1)
+	return c
+}
+
+// forget ends a catch-up with its subscription.
+func (b *catchups) forget(slot, number uint32) {
+	if k := (key{slot, number}); b.list[k] != nil {
+		delete(b.list, k)
+		b.w.counts.Lagging.Add(-1)
+	}
+}
+
+func (b *catchups) alive(c *catchup) bool { return b.list[key{c.ref.Slot, c.number}] == c }
+
+// step makes c go on at the end of this turn.
+func (b *catchups) step(c *catchup) {
+	c.waiting = false
+	b.steps = append(b.steps, c)
+}
+
+// start lets a connection's messages come, now that it knows where it stands.
+func (b *catchups) start(ref loop.Ref) {
+	if len(b.list) == 0 {
+		return
+	}
+	b.w.hub.Each(ref.Slot, func(room uint32) {
+		if c := b.list[key{ref.Slot, room}]; c != nil && c.paused {
+			c.paused = false
+			b.step(c)
+		}
+	})
+}
+
+// drained goes on with what a connection is behind in.
+func (b *catchups) drained(ref loop.Ref) {
+	if len(b.list) == 0 {
+		return
+	}
+	b.w.hub.Each(ref.Slot, func(room uint32) {
+		if c := b.list[key{ref.Slot, room}]; c != nil && c.waiting {
+			b.step(c)
+		}
+	})
+	b.w.loop.Kick()
+}
+
+// lag is called when this turn's messages of a room did not fit into a
+// connection's queue.
+func (b *catchups) lag(ref loop.Ref, room uint32) {
+	if c := b.list[key{ref.Slot, room}]; c != nil {
+		c.stash, c.turn = append(c.turn[:len(c.turn):len(c.turn)], c.stash...), nil
+		c.waiting = true // for the socket
+		return
+	}
+	b.w.counts.Lags.Add(1)
+	c := b.behind(ref, room, resume.Lag[*frame.Message](b.w.hub.Place(room).Epoch, b.w.hub.Before(room)))
+	c.lagging, c.notice, c.waiting = true, true, true
+}
+
+// skip moves a room on to an offset though messages before it did not come: its
+// members catch up with them.
+func (b *catchups) skip(room string, to uint64) {
+	number, ok := b.w.hub.Number(room)
+	if !ok {
+		return
+	}
+	epoch, before := b.w.hub.Place(number).Epoch, b.w.hub.Before(number)
+	b.w.hub.HoldAll(number, func(member uint32) {
+		if ref, ok := b.w.loop.RefOf(member); ok {
+			c := b.behind(ref, number, resume.Lag[*frame.Message](epoch, before))
+			c.lagging = true
+			b.step(c)
+		}
+	})
+	b.w.hub.SetPlace(number, hub.Place{Epoch: epoch, Offset: to})
+}
+
+// run lets those that are behind go on.
+func (b *catchups) run() {
+	list := b.steps
+	b.steps = nil
+	for _, c := range list {
+		if b.alive(c) && !c.paused && !c.waiting {
+			b.advance(c)
+		}
+	}
+	if len(b.steps) > 0 {
+		b.w.loop.Kick()
+	}
+}
+
+// advance hands c its next messages, or makes it live when it has all.
+func (b *catchups) advance(c *catchup) {
+	out, client := b.w.writer.Out(c.ref.Slot), b.w.client(session.Ref(c.ref))
+	if out == nil || client == nil {
+		return
+	}
+	if out.Pending() > 0 {
+		c.waiting = true // for the socket
+		return
+	}
+	if c.notice {
+		c.notice = false
+		b.w.counts.Notices.Add(1)
+		client.SendObject(wire.AppendLagging(nil, b.position(c)))
+	}
+	c.turn = nil
+	if len(c.stash) == 0 {
+		b.decide(c)
+	}
+	// What was decided is written in chunks, and the rest in later turns.
+	if len(c.stash) > 0 && b.alive(c) && !c.waiting {
+		b.hand(c, client)
+		b.step(c)
+	}
+}
+
+// decide lets the cursor make its next step.
+func (b *catchups) decide(c *catchup) {
+	b.apply(c, b.look(c, func(v resume.View[*frame.Message]) resume.Step[*frame.Message] {
+		n := 0
+		if v.Ring != nil {
+			n = v.Ring.Len()
+		}
+		return c.cursor.Next(v, b.provable(c, n))
+	}), wire.HistoryCut)
+}
+
+// look shows c's room to fn.
+func (b *catchups) look(c *catchup, fn func(resume.View[*frame.Message]) resume.Step[*frame.Message]) (s resume.Step[*frame.Message]) {
+	place := b.w.hub.Place(c.number)
+	b.w.edge.upstream.Look(c.room, place.Epoch, func(ring *resume.Ring[*frame.Message]) {
+		s = fn(resume.View[*frame.Message]{Epoch: place.Epoch, Position: place.Offset, Ring: ring, Limit: stepMessages})
+	})
+	return s
+}
+
+// apply does what a cursor decided. reason is why there is a cut, if there is.
+func (b *catchups) apply(c *catchup, s resume.Step[*frame.Message], reason string) {
+	b.tell(c, s.Cut, reason)
+	if len(s.Entries) > 0 || s.Do == resume.DoLive {
+		c.tries = 0
+	}
+	for i := range s.Entries {
+		c.stash = append(c.stash, s.Entries[i].Item)
+	}
+	switch s.Do {
+	case resume.DoLive:
+		if len(c.stash) == 0 && !c.paused {
+			b.forget(c.ref.Slot, c.number)
+			b.w.hub.Unhold(c.ref.Slot, c.number)
+		}
+	case resume.DoRead:
+		if len(c.stash) == 0 {
+			b.read(c, s.From)
+		}
+	case resume.DoWait:
+		if len(c.stash) == 0 {
+			b.wait(c)
+		}
+	}
+}
+
+// tell answers a client that came back, as soon as it is known whether it gets
+// everything; one that is live hears of a cut by a gap.
+func (b *catchups) tell(c *catchup, cut *resume.Cut, reason string) {
+	recovered, known := c.cursor.Recovered()
+	if c.answer == nil {
+		if cut != nil {
+			b.w.counts.Notices.Add(1)
+			b.w.Send(session.Ref(c.ref), wire.AppendGap(nil, wire.Gap{Room: c.room, From: cut.From, To: cut.To, Reason: reason}))
+		}
+		return
+	}
+	if !known {
+		return
+	}
+	answer, at := c.answer, b.position(c)
+	c.answer = nil
+	if recovered {
+		b.w.counts.Resumes.Add("recovered", 1)
+		at.Offset = c.resumed
+		answer(at.WithRecovery(""))
+		return
+	}
+	b.w.counts.Resumes.Add(reason, 1)
+	if cut != nil && cut.To > 0 {
+		at.Offset = cut.To - 1
+	}
+	answer(at.WithRecovery(reason))
+}
+
+// position is where c stands once its stash is written.
+func (b *catchups) position(c *catchup) wire.Position {
+	return wire.Position{Room: c.room, Epoch: b.w.hub.Place(c.number).Epoch, Offset: c.cursor.Position()}
+}
+
+// hand writes one chunk of c's stash as one item, so that it fits as a whole or
+// not at all.
+func (b *catchups) hand(c *catchup, client transport.Client) {
+	var list []*frame.Message
+	n, size := 0, 0
+	for ; n < len(c.stash) && size < chunkBytes; n++ {
+		m := c.stash[n]
+		if slot, excluded := b.w.member(m.Exclude); m.Hidden || (excluded && slot == c.ref.Slot) {
+			continue
+		}
+		size += m.Size()
+		list = append(list, m)
+	}
+	c.turn, c.stash = c.stash[:n], c.stash[n:]
+	if len(list) > 0 {
+		b.w.queue(c.ref.Slot, c.number, client, list)
+	}
+}
+
+// wait makes c go on after a while, or gives up what is missing.
+func (b *catchups) wait(c *catchup) {
+	if c.tries++; c.tries > behindTries {
+		c.tries = 0
+		reason := wire.HistoryUnavailable
+		if c.cursor.Position() > b.w.hub.Place(c.number).Offset {
+			reason = wire.AheadOfHistory
+		}
+		b.apply(c, b.look(c, func(v resume.View[*frame.Message]) resume.Step[*frame.Message] {
+			return c.cursor.GiveUp(v, false)
+		}), reason)
+		if b.alive(c) {
+			b.step(c)
+		}
+		return
+	}
+	c.waiting = true
+	time.AfterFunc(behindWait, func() {
+		// An error of Post means that the loop has stopped: nobody waits.
+		_ = b.w.loop.Post(func() {
+			switch {
+			case !b.alive(c):
+			case c.answer != nil: // it is paused until it knows
+				c.waiting = false
+				b.decide(c)
+			default:
+				b.step(c)
+			}
+		})
+	})
+}
+
+// read fetches from the store what the edge no longer has.
+func (b *catchups) read(c *catchup, from uint64) {
+	c.waiting = true
+	epoch := b.w.hub.Place(c.number).Epoch
+	b.replay(upstream.From{Room: c.room, Epoch: epoch, Offset: from}, func(p upstream.Replay) {
+		if !b.alive(c) {
+			return
+		}
+		c.waiting = false
+		if p.Err != nil {
+			c.tries += behindTries / 4
+			b.wait(c)
+			return
+		}
+		b.apply(c, b.look(c, func(v resume.View[*frame.Message]) resume.Step[*frame.Message] {
+			return c.cursor.Replay(v, p.Entries, p.More, b.provable(c, len(p.Entries)))
+		}), wire.HistoryCut)
+		if b.alive(c) && !c.waiting {
+			b.step(c)
+		}
+	})
+}
+
+// replay is upstream.Replay with the answer on the loop.
+func (b *catchups) replay(from upstream.From, done func(upstream.Replay)) {
+	b.w.edge.upstream.Replay(from, func(p upstream.Replay) {
+		_ = b.w.loop.Post(func() { done(p) })
+	})
+}
+
+// provable reports whether a client that has seen nothing of a room gets all of
+// it: it was away for so short a time, and so few messages came, that the policy
+// keeps them all.
+func (b *catchups) provable(c *catchup, messages int) bool {
+	p := b.w.Policy(c.room)
+	if p == nil || p.History == nil || c.cursor.Position() != 0 {
+		return false
+	}
+	away := time.Duration(c.awayMS)*time.Millisecond + b.w.loop.Now().Sub(c.began)
+	if c.awayMS == 0 && !c.lagging {
+		return false
+	}
+	kept := p.History
+	return kept.Bytes == 0 && (kept.Messages == 0 || messages < kept.Messages) && (kept.Age == 0 || away < kept.Age)
+}

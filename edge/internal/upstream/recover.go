@@ -1,0 +1,318 @@
+package upstream
+
+import (
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"nabat/edge/internal/frame"
+	"nabat/edge/internal/history"
+	"nabat/edge/internal/resume"
+	"nabat/proto/policy"
+	"nabat/proto/wire"
+)
+
+const (
+	// maxSubjects is how many rooms one question after their newest messages
+	// names; the server refuses more than 1024 results.
+	maxSubjects = 1000
+	// readMessages and readBytes bound one read of a room. A read begins with a
+	// message that is known, so it has to have room for two of the largest.
+	readMessages = 256
+	readBytes    = 4 << 20
+	// staleWait is how long a reader waits for a mirror that lags behind.
+	staleWait = 50 * time.Millisecond
+	// staleLimit is how long a question waits for that.
+	staleLimit = 5 * time.Second
+	// blindWait is how long it waits for a store that does not answer.
+	blindWait = time.Second
+	// maxTries is how many reads may bring nothing before a recovery ends with a
+	// cut.
+	maxTries = 40
+	// blindTries is the same for reads that are not answered.
+	blindTries = 4
+)
+
+// continuity keeps the rooms of one link whole: it finds out where they stand,
+// reads what the subscription did not bring, and looks again from time to time.
+// Owner: the link's dispatcher.
+type continuity struct {
+	// Set at creation, never changed.
+	u    *Upstream
+	link *link
+
+	// Owned by the dispatcher.
+	timers   timers
+	wantBase []*room
+}
+
+// begin starts the chain of a room anew.
+func (c *continuity) begin(r *room) {
+	r.chain = new(resume.Chain[*frame.Message])
+	r.emitted, r.reading, r.again, r.tries = 0, false, false, 0
+	r.retryAt, r.verifyAt = time.Time{}, time.Time{}
+}
+
+// askBases asks, for all rooms that were confirmed in this batch, where they
+// stand: the newest stored message of each.
+func (c *continuity) askBases() {
+	if len(c.wantBase) == 0 {
+		return
+	}
+	c.newest(c.wantBase, func(r *room, found *history.Stored, err error) { c.based(r, found, err) })
+	c.wantBase = nil
+}
+
+// newest asks for the newest stored message of each room, by stream. answer
+// runs on the dispatcher; rooms whose source changed meanwhile are left out.
+func (c *continuity) newest(rooms []*room, answer func(r *room, found *history.Stored, err error)) {
+	byStream := make(map[policy.Stream][]*room)
+	for _, r := range rooms {
+		byStream[r.source.stream] = append(byStream[r.source.stream], r)
+	}
+	for stream, all := range byStream {
+		for part := range slices.Chunk(all, maxSubjects) {
+			q := &question{c: c, stream: stream, rooms: part, until: time.Now().Add(staleLimit)}
+			for _, r := range part {
+				q.subjects = append(q.subjects, r.source.stored)
+			}
+			q.answer = answer
+			q.ask()
+		}
+	}
+}
+
+// question asks for the newest messages of rooms of one stream. Its mirror
+// answers, which may be behind: the leader says first how far the answer must
+// reach. Used by one goroutine at a time.
+type question struct {
+	c        *continuity
+	stream   policy.Stream
+	rooms    []*room
+	subjects []string
+	answer   func(r *room, found *history.Stored, err error)
+	head     uint64
+	sure     bool      // the mirror is known to have reached head
+	until    time.Time // an answer that is behind is good enough from then on
+}
+
+func (q *question) ask() {
+	q.c.u.opts.Store.Head(q.stream.Name, func(head uint64, err error) {
+		if err != nil {
+			q.done(nil, err)
+			return
+		}
+		q.head = head
+		q.look()
+	})
+}
+
+func (q *question) look() {
+	q.c.u.opts.Store.Newest(q.stream.Mirror, q.subjects, func(list []history.Stored, upTo uint64, err error) {
+		switch {
+		case err != nil || upTo >= q.head || time.Now().After(q.until):
+			q.done(list, err)
+		case len(list) == 0: // nothing found does not say how far it looked
+			q.c.u.opts.Store.Head(q.stream.Mirror, func(mirrored uint64, err error) {
+				switch {
+				case err != nil:
+					q.done(nil, err)
+				case mirrored >= q.head && !q.again():
+					q.done(nil, nil)
+				default:
+					q.wait()
+				}
+			})
+		default:
+			q.wait()
+		}
+	})
+}
+
+// again reports, once, that the mirror has to be looked at anew: it reached the
+// head, but perhaps only after it was asked.
+func (q *question) again() bool {
+	first := !q.sure
+	q.sure = true
+	return first
+}
+
+func (q *question) wait() { time.AfterFunc(staleWait, q.look) }
+
+func (q *question) done(list []history.Stored, err error) {
+	q.c.u.sighted(err)
+	q.c.link.post(func() {
+		found := make(map[string]*history.Stored, len(list))
+		for i := range list {
+			found[list[i].Subject] = &list[i]
+		}
+		for _, r := range q.rooms {
+			if r.chain != nil && r.source.stream == q.stream {
+				q.answer(r, found[r.source.stored], err)
+			}
+		}
+	})
+}
+
+// based opens a room at its newest stored message. Without an answer it opens
+// all the same: messages flow, and nobody is told a position.
+func (c *continuity) based(r *room, found *history.Stored, err error) {
+	now := time.Now()
+	r.sound = now
+	if err != nil {
+		c.verifyAt(r, now.Add(blindWait))
+		c.link.opened(r)
+		c.giveUp(r)
+		return
+	}
+	c.settle(r, found)
+	c.verifyAt(r, now.Add(c.u.opts.Verify))
+}
+
+// settle makes the newest stored message the place where the room stands.
+func (c *continuity) settle(r *room, found *history.Stored) {
+	var base uint64
+	if found != nil {
+		base = found.Sequence
+	}
+	out := r.chain.Base(base)
+	r.known, r.emitted = true, base
+	r.recent.reset(base)
+	if found != nil {
+		e := entry(r.name, found.Header, found.Data, base, 0)
+		r.recent.setNewest(e.Item)
+	}
+	c.link.opened(r)
+	c.link.emit(r, out)
+	c.attend(r)
+}
+
+// attend reads what the chain asks for.
+func (c *continuity) attend(r *room) {
+	if r.chain.Ask() != resume.Read || r.reading || !r.retryAt.IsZero() {
+		return
+	}
+	r.reading = true
+	stream := r.source.stream
+	c.u.opts.Store.Read(history.Read{Stream: stream.Mirror, Subject: r.source.stored, From: max(r.chain.Last(), 1),
+		Batch: readMessages, MaxBytes: readBytes}, func(b history.Batch, err error) {
+		c.u.sighted(err)
+		c.link.post(func() {
+			if r.chain != nil && r.source.stream == stream {
+				c.replay(r, b, err)
+			}
+		})
+	})
+}
+
+// replay takes what a read brought.
+func (c *continuity) replay(r *room, b history.Batch, err error) {
+	r.reading = false
+	before := r.chain.Last()
+	if err != nil {
+		r.tries += maxTries / blindTries
+		c.later(r, blindWait)
+		return
+	}
+	list := make([]resume.Entry[*frame.Message], len(b.Messages))
+	for i := range b.Messages {
+		s := &b.Messages[i]
+		list[i] = entry(r.name, s.Header, s.Data, s.Sequence, 0)
+	}
+	out, cut := r.chain.Replay(list, b.More, c.provable(r, len(list)))
+	if cut != nil {
+		c.cut(r, cut, wire.GapCut)
+	}
+	c.link.emit(r, out)
+	switch {
+	case r.chain.Ask() != resume.Read:
+		c.u.recoveries.Add(1)
+		r.tries, r.sound = 0, time.Now()
+	case r.chain.Last() == before:
+		c.later(r, staleWait)
+	default:
+		r.tries = 0
+		c.attend(r)
+	}
+}
+
+// later asks again after a while, and gives up in the end.
+func (c *continuity) later(r *room, d time.Duration) {
+	if r.tries++; r.tries > maxTries {
+		r.tries = 0
+		c.giveUp(r)
+		c.verifyAt(r, time.Now().Add(blindWait))
+		return
+	}
+	c.retryAt(r, time.Now().Add(d))
+}
+
+// giveUp hands out what is held though something before it can not be read now.
+func (c *continuity) giveUp(r *room) {
+	for again := true; again; again = r.chain.Holding() {
+		out, cut := r.chain.GiveUp()
+		if cut != nil && r.known {
+			c.cut(r, cut, wire.GapUnavailable)
+		}
+		c.link.emit(r, out)
+	}
+}
+
+func (c *continuity) cut(r *room, missing *resume.Cut, reason string) {
+	c.u.cuts.Add(1)
+	c.link.gap(r, wire.Gap{From: missing.From, To: missing.To, Reason: reason})
+	// What is handed out next does not follow on what is kept.
+	if missing.To > 0 {
+		r.recent.reset(missing.To - 1)
+	} else {
+		r.recent.reset(r.chain.Last())
+	}
+}
+
+// provable reports whether nothing can have left the store since the room was
+// known to be empty: for so short a time and so few messages the policy keeps
+// all. Where there was a message, that one proves it or nothing does.
+func (c *continuity) provable(r *room, messages int) bool {
+	kept := &r.source.kept
+	return r.known && r.chain.Last() == 0 && kept.Bytes == 0 && (kept.Messages == 0 || messages < kept.Messages) &&
+		(kept.Age == 0 || time.Since(r.sound) < kept.Age)
+}
+
+// broken notes that messages of r may have been missed.
+func (c *continuity) broken(r *room) {
+	r.chain.Broken()
+	switch {
+	case !r.ready: // its base is asked for once the subscription is confirmed
+	case r.verifyAt.IsZero():
+		r.again = true // a question is under way: its answer may be older
+	default:
+		c.verifyAt(r, time.Now())
+	}
+}
+
+// verified compares what the store has with what the room was told.
+func (c *continuity) verified(r *room, found *history.Stored, err error) {
+	now := time.Now()
+	switch {
+	case err != nil:
+		c.verifyAt(r, now.Add(blindWait))
+		return
+	case !r.known:
+		// Opened without an answer: the place is known only now.
+		c.begin(r)
+		c.settle(r, found)
+	case found != nil:
+		r.chain.Stored(found.Sequence)
+		if r.chain.Ask() == resume.Nothing {
+			r.sound = now
+		}
+		c.attend(r)
+	}
+	if r.again {
+		r.again = false
+		c.verifyAt(r, now)
+		return
+	}
+	// Spread, so that a node's rooms do not ask all at once for ever.
+	c.verifyAt(r, now.Add(c.u.opts.Audit/2+rand.N(max(c.u.opts.Audit, 1))))
+}
