@@ -48,6 +48,7 @@ const (
 	HeadTimeout      Code = "head_timeout"
 	HTTPVersion      Code = "http_version"
 	TLSOnPlainPort   Code = "tls_on_plain_port"
+	PlainOnTLSPort   Code = "plain_on_tls_port"
 	UpgradeRequired  Code = "upgrade_required"
 	BadSubprotocol   Code = "bad_subprotocol"
 	Draining         Code = "draining"
@@ -102,6 +103,7 @@ var Table = []Entry{
 	{HeadTimeout, 408, 0, true, "The request head did not arrive in time."},
 	{HTTPVersion, 505, 0, false, "Only HTTP/1.1 is spoken on this port."},
 	{TLSOnPlainPort, 400, 0, false, "A TLS handshake arrived on a port without TLS."},
+	{PlainOnTLSPort, 400, 0, false, "Plain HTTP arrived on a port that speaks TLS."},
 	{UpgradeRequired, 426, 0, false, "The request is not a WebSocket handshake."},
 	{BadSubprotocol, 400, 0, false, "None of the offered sub-protocols is served."},
 	{Draining, 503, 0, true, "The node is stopping; another one takes the connection."},
