@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"nabat/edge/internal/metrics"
 	"nabat/proto/grant"
 	"nabat/proto/policy"
 )
@@ -81,5 +82,59 @@ func TestIdleBudget(t *testing.T) {
 	}
 	if perFD > 1.01 {
 		t.Errorf("%.3f descriptors a connection: the budget is one", perFD)
+	}
+}
+
+// TestIdleTLSBudget holds what TLS adds to that: the state of crypto/tls, and
+// neither a goroutine nor a buffer of ours.
+func TestIdleTLSBudget(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector multiplies memory")
+	}
+	const measured = 2000
+	const heapBudget = 8 << 10 // bytes a connection
+	cert := newCertificate(t)
+	c := newCluster(t, policy.Dev())
+	e := c.edge(cert.secured(nil))
+	start := func(clients int) {
+		crowd{Addresses: []string{e.TLSAddr()}, Paths: []string{"/ws?room=a&room=b"}, Clients: clients, CA: cert.cert}.start(t).want("ready")
+		e.settled(t)
+	}
+	start(200) // buffers and tables grow
+	goroutines, fds, heap := runtime.NumGoroutine(), descriptors(t), memory()
+	start(measured)
+	perHeap := (int64(memory()) - int64(heap)) / measured
+	perGoroutine := float64(runtime.NumGoroutine()-goroutines) / measured
+	perFD := float64(descriptors(t)-fds) / measured
+	t.Logf("%d connections with TLS 1.3, each: %d B of heap, %.3f goroutines, %.3f descriptors", measured, perHeap, perGoroutine, perFD)
+	if perHeap > heapBudget {
+		t.Errorf("%d B of heap a connection: the budget is %d", perHeap, heapBudget)
+	}
+	if perGoroutine > 0.01 {
+		t.Errorf("%.3f goroutines a connection: the budget is none", perGoroutine)
+	}
+	if perFD > 1.01 {
+		t.Errorf("%.3f descriptors a connection: the budget is one", perFD)
+	}
+	sends := func() uint64 { return uint64(e.sum(func(l *metrics.Loop) int64 { return int64(l.Sends.Load()) })) }
+	for _, w := range e.workers {
+		_ = w.loop.Do(func() {}) // the counts of the last turn are in
+	}
+	before := sends()
+	const burst = 20
+	for range burst {
+		if err := c.nc.Publish("room.a", []byte("1")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	until(t, "everybody has been sent everything", func() bool {
+		return e.sum(func(l *metrics.Loop) int64 { return int64(l.Deliveries.Load()) }) >= burst*(measured+200)
+	})
+	// What a turn has for a connection is one record and one send: how many turns
+	// there were is the scheduler's, but fewer than messages.
+	if n := sends() - before; n >= burst*(measured+200) {
+		t.Errorf("%d sends for %d deliveries: nothing was collected", n, burst*(measured+200))
+	} else {
+		t.Logf("%.2f deliveries a send", float64(burst*(measured+200))/float64(n))
 	}
 }

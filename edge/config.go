@@ -18,7 +18,16 @@ import (
 // flag, an environment variable NABAT_… and a key of the configuration file.
 type Config struct {
 	// Listen is where clients connect. A host and a port; ":8080" for all addresses.
-	Listen string `config:"listen" help:"address for clients, host:port"`
+	// Empty with TLSListen set: TLS only.
+	Listen string `config:"listen" help:"address for clients, host:port; empty for none beside tls_listen"`
+	// TLSListen is where clients connect with TLS (wss, https).
+	TLSListen string `config:"tls_listen" help:"address for clients with TLS (wss, https), host:port; empty for none"`
+	// TLSCert and TLSKey are PEM files: the chain, the server's own certificate
+	// first, and its key. New ones are taken as soon as they are there.
+	TLSCert string `config:"tls_cert" help:"file with the certificate chain for tls_listen, PEM; read again when it changes"`
+	TLSKey  string `config:"tls_key" help:"file with the certificate's key, PEM"`
+	// TLSMinVersion is 1.2 or 1.3. Default 1.2.
+	TLSMinVersion string `config:"tls_min_version" help:"least version of TLS, 1.2 or 1.3"`
 	// OpsListen serves health, readiness, metrics and profiles. Empty: not served.
 	OpsListen string `config:"ops_listen" help:"address of the operations port (health, metrics, pprof); empty for none"`
 	// Node is the node's name in replies, logs and metrics. Default: the host name.
@@ -62,6 +71,9 @@ type Config struct {
 	// MaxHandshakes bounds connections that have not finished their handshake;
 	// above it the oldest is sent away. Default 4096.
 	MaxHandshakes int `config:"max_handshakes" help:"unfinished handshakes; above it the oldest is sent away"`
+	// MaxTLSHandshakes bounds TLS handshakes under way, each of which has a
+	// goroutine; others wait. Default 1024.
+	MaxTLSHandshakes int `config:"max_tls_handshakes" help:"TLS handshakes under way; others wait for their turn"`
 	// HandshakeTimeout is the time for a complete request head. Default 10 s.
 	HandshakeTimeout time.Duration `config:"handshake_timeout" help:"time for a complete request head"`
 	// MaxHeadBytes bounds the request head. Default 16 KiB.
@@ -121,7 +133,7 @@ func Defaults() Config {
 		Listen: "127.0.0.1:8080", OpsListen: "127.0.0.1:9090",
 		NATSURL: "nats://127.0.0.1:4222", NATSConnections: 2, NATSQueue: 65536, NATSTimeout: 5 * time.Second,
 		SubjectPrefix: "room.", RoomLinger: 60 * time.Second, TokenLeeway: 5 * time.Second,
-		MaxHandshakes: 4096, HandshakeTimeout: 10 * time.Second, MaxHeadBytes: 16 << 10,
+		TLSMinVersion: "1.2", MaxHandshakes: 4096, MaxTLSHandshakes: 1024, HandshakeTimeout: 10 * time.Second, MaxHeadBytes: 16 << 10,
 		ConnectTimeout: 10 * time.Second, MaxMessageBytes: 64 << 10, MaxQueueBytes: 1 << 20,
 		LagQueueBytes: 128 << 10, MaxHistory: 100, RecentMessages: 64, RecentBytes: 32 << 10,
 		HistoryVerify: 1500 * time.Millisecond, HistoryAudit: time.Minute, HistoryRequests: 8, MaxInboxBytes: 64 << 20,
@@ -144,6 +156,7 @@ func (c *Config) Check() error {
 		{"nats_queue", int64(c.NATSQueue), 1, 1 << 24},
 		{"max_connections", int64(c.MaxConnections), 0, 1 << 26},
 		{"max_handshakes", int64(c.MaxHandshakes), 1, 1 << 20},
+		{"max_tls_handshakes", int64(c.MaxTLSHandshakes), 1, 1 << 20},
 		{"max_head_bytes", int64(c.MaxHeadBytes), 1 << 10, 1 << 20},
 		{"max_message_bytes", int64(c.MaxMessageBytes), 1 << 10, 64 << 20},
 		{"max_queue_bytes", int64(c.MaxQueueBytes), 16 << 10, 64 << 20},
@@ -181,11 +194,14 @@ func (c *Config) Check() error {
 			return fmt.Errorf("%s is %s: must be 0 to 24h", d.key, d.value)
 		}
 	}
-	if c.Listen == "" {
+	if c.Listen == "" && c.TLSListen == "" {
 		return errors.New("listen is empty: give host:port, or :port for every address")
 	}
 	if c.NATSURL == "" {
 		return errors.New("nats_url is empty: give at least one server, such as nats://127.0.0.1:4222")
+	}
+	if err := c.checkTLS(); err != nil {
+		return err
 	}
 	return c.checkOrigins()
 }

@@ -3,6 +3,8 @@ package edge
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -45,6 +47,7 @@ type crowd struct {
 	Tokens    []string // client i takes Tokens[i], if there is one
 	Clients   int
 	Messages  int
+	CA        string // file with the certificate of an edge with TLS; plain when empty
 }
 
 // runCrowd is the child. It reads what to do from its input, writes "ready" when all are connected, reads the
@@ -98,7 +101,16 @@ func (c *crowd) dial(i int) (io.ReadWriter, error) {
 	if i < len(c.Tokens) {
 		path += "&token=" + c.Tokens[i]
 	}
-	conn, br, _, err := ws.Dialer{Timeout: patience}.Dial(context.Background(), "ws://"+c.Addresses[i%len(c.Addresses)]+path)
+	dialer, scheme := ws.Dialer{Timeout: patience}, "ws://"
+	if c.CA != "" {
+		text, err := os.ReadFile(c.CA)
+		if err != nil {
+			return nil, err
+		}
+		scheme, dialer.TLSConfig = "wss://", &tls.Config{RootCAs: x509.NewCertPool()}
+		dialer.TLSConfig.RootCAs.AppendCertsFromPEM(text)
+	}
+	conn, br, _, err := dialer.Dial(context.Background(), scheme+c.Addresses[i%len(c.Addresses)]+path)
 	if err != nil {
 		return nil, err
 	}

@@ -23,8 +23,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"nabat/edge/internal/history"
-	"nabat/edge/internal/listen"
 	"nabat/edge/internal/metrics"
+	"nabat/edge/internal/tlsconn"
 	"nabat/edge/internal/upstream"
 	"nabat/internal/auth"
 	"nabat/internal/bus"
@@ -46,7 +46,9 @@ type Edge struct {
 	history   *history.Reader
 	upstream  *upstream.Upstream
 	workers   []*worker
-	address   netip.AddrPort
+	address   netip.AddrPort  // of the plain port; invalid without one
+	secure    netip.AddrPort  // of the port with TLS; invalid without one
+	tls       *tlsconn.Server // nil without one
 
 	// Atomic.
 	policies atomic.Pointer[policy.Set]
@@ -87,15 +89,13 @@ func New(cfg Config, log *slog.Logger, reg *prometheus.Registry) (*Edge, error) 
 }
 
 func (e *Edge) open(reg *prometheus.Registry) error {
-	fds, bound, err := listen.Sockets(e.cfg.Listen, e.cfg.Loops, listen.SocketOptions{Backlog: 4096,
-		SendBuffer: int(e.cfg.SendBuffer), NotSentLowat: 16 << 10, UserTimeout: e.cfg.PingInterval + e.cfg.PongTimeout})
+	sockets, err := e.listen()
 	if err != nil {
 		return err
 	}
-	e.address = bound
 	var inboxes []upstream.Inbox
-	for i, fd := range fds {
-		w, err := newWorker(e, i, fd)
+	for i, fds := range sockets {
+		w, err := newWorker(e, i, fds)
 		if err != nil {
 			return fmt.Errorf("loop %d: %w", i, err)
 		}
@@ -149,12 +149,15 @@ func (e *Edge) Run(ctx context.Context) error {
 	wg.Go(func() { e.verifiers.run(inner, max(1, e.cfg.Loops)) })
 	wg.Go(func() { e.watch(inner, js) })
 	for _, w := range e.workers {
-		if err := w.acceptor.Start(); err != nil {
+		if err := w.accept(); err != nil {
 			return fmt.Errorf("accept: %w", err)
 		}
 	}
+	if e.tls != nil {
+		wg.Go(func() { e.tls.Follow(inner) })
+	}
 	e.started.Store(true)
-	e.log.Info("edge serves clients", "address", e.address.String(), "loops", len(e.workers))
+	e.log.Info("edge serves clients", "address", e.Addr(), "tls_address", e.TLSAddr(), "loops", len(e.workers))
 	select {
 	case err := <-e.failed:
 		return err
@@ -280,11 +283,16 @@ func (e *Edge) fail(err error) {
 func (e *Edge) close() {
 	for _, w := range e.workers {
 		// Stop before Close: a loop that has ended closes nothing.
-		_ = w.loop.Do(w.acceptor.Stop)
+		_ = w.loop.Do(w.stop)
 		if err := w.loop.Close(); err != nil {
 			e.log.Warn("loop did not close", "error", err)
 		}
-		w.acceptor.Stop() // of a loop that had failed: its goroutine has ended
+		for _, door := range w.doors {
+			door.Stop() // of a loop that had failed: its goroutine has ended
+		}
+		if w.engine != nil {
+			w.engine.Wait()
+		}
 	}
 	for _, nc := range []*nats.Conn{e.control, e.recovery} {
 		if nc != nil {
@@ -318,8 +326,20 @@ func (e *Edge) Ready() error {
 // can be told what is allowed. Safe from any goroutine.
 func (e *Edge) informed() bool { return e.policies.Load() != nil && e.keyed.Load() }
 
-// Addr is the address that clients connect to, host:port.
-func (e *Edge) Addr() string { return e.address.String() }
+// Addr is the address that clients connect to, host:port; empty when there is
+// none without TLS.
+func (e *Edge) Addr() string { return hostPort(e.address) }
+
+// TLSAddr is the address that clients connect to with TLS, empty when there is
+// none.
+func (e *Edge) TLSAddr() string { return hostPort(e.secure) }
+
+func hostPort(a netip.AddrPort) string {
+	if !a.IsValid() {
+		return ""
+	}
+	return a.String()
+}
 
 // Loops implements metrics.Source.
 func (e *Edge) Loops() (list []*metrics.Loop) {

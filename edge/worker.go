@@ -12,6 +12,7 @@ import (
 	"nabat/edge/internal/outq"
 	"nabat/edge/internal/resume"
 	"nabat/edge/internal/session"
+	"nabat/edge/internal/tlsconn"
 	"nabat/edge/internal/transport"
 	"nabat/proto/policy"
 	"nabat/proto/wire"
@@ -21,17 +22,18 @@ import (
 // loop's sessions. Everything runs on the loop unless a comment says otherwise.
 type worker struct {
 	// Set at creation, never changed.
-	edge     *Edge
-	index    int
-	loop     *loop.Loop
-	hub      *hub.Hub
-	inbox    *hub.Inbox
-	writer   *transport.Writer
-	env      *transport.Env
-	counts   *metrics.Loop
-	acceptor *listen.Acceptor
-	limits   session.Limits
-	bounds   transport.Limits
+	edge   *Edge
+	index  int
+	loop   *loop.Loop
+	hub    *hub.Hub
+	inbox  *hub.Inbox
+	writer *transport.Writer
+	env    *transport.Env
+	counts *metrics.Loop
+	doors  []*listen.Acceptor // the plain port, the one with TLS, or both
+	engine *tlsconn.Engine    // nil without TLS
+	limits session.Limits
+	bounds transport.Limits
 
 	// Owned by loop.
 	joining map[string][]func(hub.Place, error) // rooms that are not open yet, and who waits
@@ -45,7 +47,7 @@ var (
 	_ transport.Rooms = (*worker)(nil)
 )
 
-func newWorker(e *Edge, index, fd int) (*worker, error) {
+func newWorker(e *Edge, index int, sockets sockets) (*worker, error) {
 	w := &worker{edge: e, index: index, hub: hub.New(), counts: new(metrics.Loop),
 		joining: make(map[string][]func(hub.Place, error))}
 	w.behind = catchups{w: w, list: make(map[key]*catchup)}
@@ -63,9 +65,9 @@ func newWorker(e *Edge, index, fd int) (*worker, error) {
 		PongTimeout: c.PongTimeout, CloseTimeout: c.CloseTimeout}
 	w.env = &transport.Env{Loop: l, Writer: w.writer, Counts: w.counts, Host: w, Session: &w.limits,
 		Limits: &w.bounds, Leave: w.leaveAll, Gap: w.gap, Lag: w.behind.lag, Drained: w.behind.drained}
-	w.acceptor = listen.NewAcceptor(l, fd, (*router)(w), listen.Limits{MaxHead: int(c.MaxHeadBytes),
+	w.open(sockets, listen.Limits{MaxHead: int(c.MaxHeadBytes),
 		HeadTimeout: c.HandshakeTimeout, MaxHandshakes: max(c.MaxHandshakes/c.Loops, 1),
-		MaxConnections: max(c.MaxConnections/c.Loops, 1), RetryAfterSecond: 2}, w.counts)
+		MaxConnections: max(c.MaxConnections/c.Loops, 1), RetryAfterSecond: 2})
 	return w, l.Do(func() { l.SetTurn(w) })
 }
 
@@ -376,7 +378,7 @@ var errBusy = errors.New("too many publishes are waiting for NATS")
 func (w *worker) drain(c wire.Close, over time.Duration, hurry <-chan struct{}) {
 	var refs []session.Ref
 	if w.loop.Do(func() {
-		w.acceptor.Stop()
+		w.shut()
 		w.loop.Each(func(ref loop.Ref, h loop.Handler) {
 			if _, ok := h.(transport.Client); ok {
 				refs = append(refs, session.Ref(ref))

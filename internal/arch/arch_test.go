@@ -37,13 +37,14 @@ var table = []arch.Package{
 	{Path: "edge/internal/hub", Imports: []string{"edge/internal/frame"}, Why: "membership: which connection is in which room"},
 	{Path: "edge/internal/history", Why: "stored messages out of JetStream; knows no rooms and no frames"},
 	{Path: "edge/internal/upstream", Imports: []string{"edge/internal/frame", "edge/internal/history", "edge/internal/metrics", "edge/internal/resume", "internal/bus", "proto/policy", "proto/subject", "proto/wire"}, Why: "the NATS side: bodies become frames"},
-	{Path: "edge/internal/listen", Imports: []string{"edge/internal/loop", "edge/internal/metrics", "proto/wire"}, Why: "sockets and request heads, before there is a transport"},
-	{Path: "edge/internal/transport", Imports: []string{"edge/internal/frame", "edge/internal/loop", "edge/internal/metrics", "edge/internal/outq", "edge/internal/session", "proto/wire"}, Why: "what all transports share: queue and writer behind a session"},
+	{Path: "edge/internal/tlsconn", Imports: []string{"edge/internal/metrics"}, Why: "TLS without a socket: bytes in, bytes out; alone knows crypto/tls"},
+	{Path: "edge/internal/listen", Imports: []string{"edge/internal/loop", "edge/internal/metrics", "edge/internal/tlsconn", "proto/wire"}, Why: "sockets and request heads, before there is a transport"},
+	{Path: "edge/internal/transport", Imports: []string{"edge/internal/frame", "edge/internal/loop", "edge/internal/metrics", "edge/internal/outq", "edge/internal/session", "edge/internal/tlsconn", "proto/wire"}, Why: "what all transports share: queue and writer behind a session"},
 	{Path: "edge/internal/transport/ws", Imports: []string{"edge/internal/frame", "edge/internal/loop", "edge/internal/transport", "proto/wire"}, Why: "WebSocket bytes"},
 	{Path: "edge/internal/transport/sse", Imports: []string{"edge/internal/frame", "edge/internal/loop", "edge/internal/transport", "proto/wire"}, Why: "event-stream bytes"},
 	{Path: "edge", Imports: []string{
 		"edge/internal/frame", "edge/internal/history", "edge/internal/hub", "edge/internal/listen", "edge/internal/loop", "edge/internal/metrics", "edge/internal/outq", "edge/internal/resume",
-		"edge/internal/session", "edge/internal/transport", "edge/internal/transport/sse", "edge/internal/transport/ws", "edge/internal/upstream",
+		"edge/internal/session", "edge/internal/tlsconn", "edge/internal/transport", "edge/internal/transport/sse", "edge/internal/transport/ws", "edge/internal/upstream",
 		"internal/auth", "internal/bus", "internal/config", "proto/grant", "proto/policy", "proto/subject", "proto/wire",
 	}, Why: "wires the edge: the only place where its parts meet"},
 
@@ -92,6 +93,7 @@ var rules = arch.Rules{
 			"*/metrics", "internal/ops",
 			"edge", "control", "deploy/nabat", // New takes the registry that main makes and ops serves
 		}, Why: "who counts does not know who collects"},
+		{Module: "crypto/tls", Users: []string{"edge/internal/tlsconn", "client"}, Why: "one place knows how it must be driven on a loop"},
 		{Module: "github.com/golang-jwt", Users: []string{"internal/auth"}, Why: "one place verifies tokens"},
 		{Module: "github.com/knadh/koanf", Users: []string{"internal/config"}, Why: "one place reads settings"},
 		{Module: "github.com/spf13/cobra", Users: []string{"deploy/nabat", "loadtest"}, Why: "only mains have commands"},

@@ -7,6 +7,7 @@ import (
 
 	"nabat/edge/internal/loop"
 	"nabat/edge/internal/metrics"
+	"nabat/edge/internal/tlsconn"
 )
 
 const (
@@ -18,7 +19,7 @@ const (
 type Limits struct {
 	MaxHead          int           // bytes of a request head
 	HeadTimeout      time.Duration // from accept until the handshake is answered
-	MaxHandshakes    int           // in flight on one loop; above it the oldest is sent away
+	MaxHandshakes    int           // in flight on one loop and port; above it the oldest is sent away
 	MaxConnections   int           // on one loop
 	RetryAfterSecond int           // told to those who are sent away
 }
@@ -38,14 +39,16 @@ type Acceptor struct {
 	router Router
 	limits Limits
 	counts *metrics.Loop
+	engine *tlsconn.Engine // nil on a plain port
 
 	// Owned by loop.
-	fd    int        // -1 once closed
-	spare int        // a descriptor to give up when there are none left
-	head  Head       // of the request that is being read
-	queue []loop.Ref // handshakes by age; finished ones are skipped
-	first int
-	open  bool
+	fd      int        // -1 once closed
+	spare   int        // a descriptor to give up when there are none left
+	head    Head       // of the request that is being read
+	queue   []loop.Ref // handshakes by age; finished ones are skipped
+	first   int
+	pending int // handshakes in flight
+	open    bool
 }
 
 // NewAcceptor returns an acceptor for a listening, non-blocking socket that it
@@ -120,7 +123,9 @@ func (a *Acceptor) shed() {
 
 func (a *Acceptor) refuseNow(fd int, label string) {
 	a.counts.Refusals.Add(label, 1)
-	_, _ = unix.SendmsgN(fd, overloadedResponse(a.limits.RetryAfterSecond), nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+	if a.engine == nil { // a client that waits for TLS would not understand it
+		_, _ = unix.SendmsgN(fd, overloadedResponse(a.limits.RetryAfterSecond), nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+	}
 	_ = unix.Close(fd)
 }
 
@@ -130,7 +135,7 @@ func (a *Acceptor) take(fd int) {
 		a.refuseNow(fd, "max_connections")
 		return
 	}
-	if int(a.counts.Pending.Load()) >= a.limits.MaxHandshakes {
+	if a.pending >= a.limits.MaxHandshakes {
 		a.evict()
 	}
 	h := &Handshake{acceptor: a, fd: fd}
@@ -140,7 +145,11 @@ func (a *Acceptor) take(fd int) {
 		return
 	}
 	h.ref = ref
+	if a.engine != nil {
+		h.secure()
+	}
 	a.counts.Pending.Add(1)
+	a.pending++
 	a.enqueue(ref)
 	a.loop.WakeIn(ref, a.limits.HeadTimeout)
 }

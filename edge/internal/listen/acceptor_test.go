@@ -88,7 +88,7 @@ func (s *server) Serve(h *Handshake, head *Head, rest []byte) {
 
 func (s *server) upgrade(h *Handshake) {
 	r := &rawReader{loop: s.loop, ref: h.Ref(), end: make(chan int, 1)}
-	r.fd = h.Upgrade(r)
+	r.fd = h.Upgrade(r).FD
 	s.raw <- r
 }
 

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"nabat/edge/internal/loop"
+	"nabat/edge/internal/tlsconn"
 	"nabat/proto/wire"
 )
 
@@ -33,6 +34,8 @@ type Handshake struct {
 	headOnly bool   // the answer has no body: the method is HEAD
 	buf      []byte // a partial head, or a held one with what came behind it
 	scanned  int
+	tls      *tlsconn.Conn // nil on a plain port
+	deadline time.Time     // of the whole, where TLS wakes in between
 }
 
 // readsPerTurn is how many buffers one client may send before others get their
@@ -43,16 +46,16 @@ var _ loop.Handler = (*Handshake)(nil)
 
 // Ready reads the head. Called by the loop.
 func (h *Handshake) Ready(ev loop.Events) {
-	if !ev.Readable() {
-		return
-	}
-	if ev.Gone() && h.state == waiting {
-		h.finish("gone")
+	if !h.readable(ev) {
 		return
 	}
 	buf := h.acceptor.loop.Buffer()
 	for range readsPerTurn {
 		if h.held || h.state == done {
+			return
+		}
+		if h.tls != nil && h.tls.Full() {
+			h.more = true // Progress goes on
 			return
 		}
 		n, err := unix.Read(h.fd, buf)
@@ -62,7 +65,7 @@ func (h *Handshake) Ready(ev loop.Events) {
 		case err == unix.EAGAIN:
 			return
 		case n <= 0:
-			h.finish("gone")
+			h.endOfInput()
 			return
 		}
 		h.acceptor.counts.BytesIn.Add(uint64(n))
@@ -70,7 +73,7 @@ func (h *Handshake) Ready(ev loop.Events) {
 			continue // discard, so that closing does not reset the connection
 		}
 		h.more = n == len(buf) || ev&unix.EPOLLRDHUP != 0
-		h.feed(buf[:n])
+		h.receive(buf[:n])
 	}
 	if !h.held && h.state != done {
 		h.acceptor.loop.Again(h.ref)
@@ -120,14 +123,14 @@ func (h *Handshake) Ref() loop.Ref { return h.ref }
 
 // Upgrade hands the descriptor over: next serves the connection from now on.
 // The caller writes the response and feeds rest to next.
-func (h *Handshake) Upgrade(next loop.Handler) (fd int) {
+func (h *Handshake) Upgrade(next loop.Handler) tlsconn.Socket {
 	h.leave()
 	h.acceptor.counts.Handshakes.Add(1)
 	h.acceptor.loop.Swap(h.ref, next)
-	if h.more || h.held {
-		h.acceptor.loop.Again(h.ref) // the handshake took next's event
+	if h.more || h.held || h.tls != nil {
+		h.acceptor.loop.Again(h.ref) // the handshake took next's event, or TLS has more
 	}
-	return h.fd
+	return tlsconn.Socket{FD: h.fd, TLS: h.tls}
 }
 
 // Open reports whether the connection still waits for its answer.
@@ -136,6 +139,7 @@ func (h *Handshake) Open() bool { return h.state == waiting }
 func (h *Handshake) leave() {
 	if h.state == waiting {
 		h.acceptor.counts.Pending.Add(-1)
+		h.acceptor.pending--
 	}
 	h.state = done
 	h.buf = nil
@@ -147,6 +151,10 @@ func (h *Handshake) Wake() {
 	switch {
 	case h.state != waiting:
 		h.finish("")
+	case h.shaking():
+		h.wakeShaking()
+	case h.tls != nil && h.deadline.After(h.acceptor.loop.Now()):
+		h.acceptor.loop.WakeIn(h.ref, h.deadline.Sub(h.acceptor.loop.Now()))
 	case h.held:
 		h.Refuse(&wire.Error{Code: wire.Overloaded, RetryMS: h.acceptor.limits.RetryAfterSecond * 1000,
 			Reason: "the token was not checked in " + h.acceptor.limits.HeadTimeout.String()})
@@ -156,6 +164,9 @@ func (h *Handshake) Wake() {
 }
 
 func (h *Handshake) sendAway() {
+	if h.shaking() {
+		h.tls.Fail(tlsconn.Overloaded)
+	}
 	h.Refuse(&wire.Error{Code: wire.Overloaded, RetryMS: h.acceptor.limits.RetryAfterSecond * 1000,
 		Reason: "too many handshakes at once; this one was the oldest unfinished"})
 }
@@ -169,6 +180,7 @@ func (h *Handshake) finish(label string) {
 		h.acceptor.counts.Refusals.Add(label, 1)
 	}
 	h.leave()
+	h.release()
 	h.acceptor.loop.Remove(h.ref)
 }
 
@@ -196,9 +208,12 @@ func (h *Handshake) Respond(status int, contentType string, body []byte, headers
 		b = b[:len(b)-len(body)] // RFC 9110 §9.3.2
 	}
 	// A refusal is small and the socket is new: what does not fit is lost.
-	_, _ = unix.SendmsgN(h.fd, b, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
-	h.acceptor.counts.BytesOut.Add(uint64(len(b)))
+	if !h.send(b) {
+		h.finish("")
+		return
+	}
 	h.leave()
+	h.release()
 	h.state = lingering
 	if unix.Shutdown(h.fd, unix.SHUT_WR) != nil {
 		h.finish("")

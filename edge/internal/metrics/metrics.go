@@ -41,6 +41,11 @@ type Loop struct {
 	EventStreams Gauge
 	Pending      Gauge // handshakes in flight
 	QueuedBytes  Gauge // bytes waiting for slow readers
+
+	TLSPending    Gauge   // TLS handshakes in flight
+	TLSHandshakes Counter // TLS handshakes completed
+	TLSResumed    Counter // of them, by a session ticket
+	TLSFailures   Reasons // TLS handshakes failed, by reason
 }
 
 // Gauge is written by one loop and read by scrapes.
@@ -89,6 +94,7 @@ func (r *Reasons) Each(fn func(reason string, n uint64)) {
 type Source interface {
 	Loops() []*Loop
 	LoopLag() float64 // seconds: the longest turn since the last scrape
+	Expires() float64 // unix time at which the certificate ends, 0 without TLS
 	Rooms() int       // rooms subscribed at NATS
 	Bus() Bus
 }
@@ -139,6 +145,11 @@ var help = []struct{ name, text, label string }{
 	{"history_replays_total", "Reads of history for clients that came back or lag.", ""},
 	{"history_requests_total", "All requests to the store.", ""},
 	{"queued_bytes", "Bytes waiting for slow readers.", ""},
+	{"tls_handshakes_pending", "TLS handshakes in flight.", ""},
+	{"tls_handshakes_total", "TLS handshakes completed.", ""},
+	{"tls_resumed_total", "TLS handshakes that resumed an earlier session.", ""},
+	{"tls_failures_total", "TLS handshakes that failed, by reason.", "reason"},
+	{"tls_certificate_expires_seconds", "Unix time at which the certificate in force expires; 0 without TLS.", ""},
 	{"loop_lag_seconds", "Longest loop turn since the last scrape.", ""},
 	{"rooms", "Rooms subscribed at NATS.", ""},
 	{"nats_connected", "1 when every NATS connection of the node is up.", ""},
@@ -178,6 +189,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		up = 1
 	}
 	send("loop_lag_seconds", prometheus.GaugeValue, c.source.LoopLag())
+	send("tls_certificate_expires_seconds", prometheus.GaugeValue, c.source.Expires())
 	send("rooms", prometheus.GaugeValue, float64(c.source.Rooms()))
 	send("nats_connected", prometheus.GaugeValue, up)
 	send("nats_reconnects_total", prometheus.CounterValue, float64(b.Reconnects))
@@ -226,6 +238,9 @@ func (c *collector) collectLoops(send func(string, prometheus.ValueType, float64
 	gauge("connections", func(l *Loop) *Gauge { return &l.EventStreams }, "sse")
 	gauge("handshakes_pending", func(l *Loop) *Gauge { return &l.Pending })
 	gauge("queued_bytes", func(l *Loop) *Gauge { return &l.QueuedBytes })
+	gauge("tls_handshakes_pending", func(l *Loop) *Gauge { return &l.TLSPending })
+	counter("tls_handshakes_total", func(l *Loop) *Counter { return &l.TLSHandshakes })
+	counter("tls_resumed_total", func(l *Loop) *Counter { return &l.TLSResumed })
 	counter("accepted_total", func(l *Loop) *Counter { return &l.Accepted })
 	counter("handshakes_total", func(l *Loop) *Counter { return &l.Handshakes })
 	counter("joins_total", func(l *Loop) *Counter { return &l.Joins })
@@ -242,5 +257,6 @@ func (c *collector) collectLoops(send func(string, prometheus.ValueType, float64
 	reasons("resumes_total", func(l *Loop) *Reasons { return &l.Resumes })
 	reasons("refusals_total", func(l *Loop) *Reasons { return &l.Refusals })
 	reasons("closes_total", func(l *Loop) *Reasons { return &l.Closes })
+	reasons("tls_failures_total", func(l *Loop) *Reasons { return &l.TLSFailures })
 	reasons("drops_total", func(l *Loop) *Reasons { return &l.Drops })
 }

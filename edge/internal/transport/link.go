@@ -171,7 +171,7 @@ func (e *Env) HalfClose(o *Out) {
 		return
 	}
 	e.Loop.WakeIn(o.ref, e.Limits.CloseTimeout)
-	if o.Pending() == 0 {
+	if o.Pending() == 0 && (o.tls == nil || e.Writer.goodbyeTLS(o)) {
 		_ = unix.Shutdown(int(o.fd), unix.SHUT_WR)
 	}
 }
@@ -180,6 +180,11 @@ func (e *Env) HalfClose(o *Out) {
 // piece. It reports false when the connection has ended, and asks the loop to go
 // on in the next turn when the client sends faster than its share.
 func (e *Env) Read(o *Out, ev loop.Events, got func(b []byte)) bool {
+	if o.tls != nil && o.tls.Unread() {
+		if more, ok := e.pull(o, got); !ok || more {
+			return ok
+		}
+	}
 	buf := e.Loop.Buffer()
 	ending := ev&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0
 	for range readsPerTurn {
@@ -193,7 +198,14 @@ func (e *Env) Read(o *Out, ev loop.Events, got func(b []byte)) bool {
 			return false
 		}
 		e.Counts.BytesIn.Add(uint64(n))
-		got(buf[:n])
+		if o.tls == nil {
+			got(buf[:n])
+		} else {
+			o.tls.Feed(buf[:n])
+			if more, ok := e.pull(o, got); !ok || more {
+				return ok
+			}
+		}
 		if o.Closed() || (n < len(buf) && !ending) {
 			return true // a later arrival is a new edge
 		}

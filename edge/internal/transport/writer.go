@@ -11,6 +11,7 @@ import (
 	"nabat/edge/internal/loop"
 	"nabat/edge/internal/metrics"
 	"nabat/edge/internal/outq"
+	"nabat/edge/internal/tlsconn"
 )
 
 // gatherBytes is how much one send takes at most when it has to copy.
@@ -51,16 +52,22 @@ type Out struct {
 	last  int32
 	busy  bool // on the writer's work list
 	sick  bool // on the writer's list of failed connections
+	owed  bool // told that nothing waits once the kernel reports room (TLS)
 	free  bool // bounds itself: never dropped, never too slow
 	queue *outq.Queue
+	tls   *tlsconn.Conn // nil where bytes travel as they are
 }
 
-// Pending is the number of bytes queued behind a full socket.
-func (o *Out) Pending() int {
-	if o.queue == nil {
-		return 0
+// Pending is the number of bytes that wait behind a full socket: in the queue,
+// as they are, and at most one record of TLS.
+func (o *Out) Pending() (n int) {
+	if o.queue != nil {
+		n = o.queue.Bytes()
 	}
-	return o.queue.Bytes()
+	if o.tls != nil {
+		n += o.tls.Pending()
+	}
+	return n
 }
 
 // Ref is the connection's name on its loop.
@@ -107,10 +114,10 @@ func NewWriter(l *loop.Loop, rooms Rooms, counts *metrics.Loop, bounds Bounds) *
 	return &Writer{loop: l, rooms: rooms, counts: counts, bounds: bounds, scratch: make([]byte, 0, gatherBytes)}
 }
 
-// Open makes o the sending half of ref's connection on fd. selfBounded is for
+// Open makes o the sending half of ref's connection on s. selfBounded is for
 // transports that stop reading while output waits.
-func (w *Writer) Open(o *Out, ref loop.Ref, fd int, selfBounded bool) {
-	*o = Out{ref: ref, fd: int32(fd), free: selfBounded}
+func (w *Writer) Open(o *Out, ref loop.Ref, s Socket, selfBounded bool) {
+	*o = Out{ref: ref, fd: int32(s.FD), free: selfBounded, tls: s.TLS}
 	for int(ref.Slot) >= len(w.outs) {
 		w.outs = append(w.outs, nil)
 	}
@@ -121,6 +128,9 @@ func (w *Writer) Open(o *Out, ref loop.Ref, fd int, selfBounded bool) {
 func (w *Writer) Close(o *Out) {
 	if o.fd < 0 {
 		return
+	}
+	if o.tls != nil {
+		w.leaveTLS(o)
 	}
 	o.fd, o.first, o.last = -1, 0, 0
 	if w.outs[o.ref.Slot] == o {
@@ -362,7 +372,10 @@ func (w *Writer) FlushOne(o *Out) {
 // Writable goes on with o's queue after the kernel reported room. Call Flush
 // at the end of the turn as ever.
 func (w *Writer) Writable(o *Out) {
-	if o.queue != nil && o.fd >= 0 && !o.sick {
+	if o.fd < 0 || o.sick || (o.tls != nil && !w.writableTLS(o)) {
+		return
+	}
+	if o.queue != nil {
 		w.drain(o)
 	}
 }
@@ -392,7 +405,8 @@ func (w *Writer) drain(o *Out) {
 		if len(w.spare) < 64 {
 			w.spare = append(w.spare, q)
 		}
-		if owner != nil {
+		if owner != nil && o.Pending() == 0 {
+			o.owed = false
 			owner.Drained()
 		}
 	}
@@ -425,10 +439,18 @@ func (w *Writer) Out(slot uint32) *Out {
 var errClosedByPeer = errors.New("connection closed by peer")
 
 // send writes what the kernel takes now. A full kernel buffer is 0, nil.
+func (w *Writer) send(o *Out, b []byte) (int, error) {
+	if o.tls != nil {
+		return w.sendTLS(o, b)
+	}
+	return w.put(o, b)
+}
+
+// put is send for bytes that travel as they are.
 //
 // RawSyscall keeps the processor: the descriptor never blocks, the call takes
 // about two microseconds, and telling the scheduler costs a third of that.
-func (w *Writer) send(o *Out, b []byte) (int, error) {
+func (w *Writer) put(o *Out, b []byte) (int, error) {
 	w.stats.sends++
 	n, errno := sendto(int(o.fd), b)
 	switch errno {

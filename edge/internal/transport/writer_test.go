@@ -92,7 +92,7 @@ func setup(t *testing.T, maxQueue int) *fixture {
 		if err != nil {
 			t.Error(err)
 		}
-		w.Open(&f.owner.out, ref, fds[0], false)
+		w.Open(&f.owner.out, ref, Socket{FD: fds[0]}, false)
 	})
 	return f
 }

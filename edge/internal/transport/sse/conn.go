@@ -45,9 +45,9 @@ func Head(now time.Time, headers ...string) []byte {
 }
 
 // Start makes c serve the connection; head goes out with the turn.
-func (c *Conn) Start(env *transport.Env, ref loop.Ref, fd int, head []byte) {
+func (c *Conn) Start(env *transport.Env, ref loop.Ref, socket transport.Socket, head []byte) {
 	c.Env = env
-	env.Writer.Open(&c.Out, ref, fd, false)
+	env.Writer.Open(&c.Out, ref, socket, false)
 	env.Counts.EventStreams.Add(1)
 	c.Heard()
 	env.Writer.Send(&c.Out, head)

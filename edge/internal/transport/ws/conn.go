@@ -26,9 +26,9 @@ var (
 // Start makes c serve the connection after the 101 response, which goes out
 // with the turn. The caller opens the session and then feeds what the client
 // sent behind its request.
-func (c *Conn) Start(env *transport.Env, ref loop.Ref, fd int, response []byte) {
+func (c *Conn) Start(env *transport.Env, ref loop.Ref, socket transport.Socket, response []byte) {
 	c.Env = env
-	env.Writer.Open(&c.Out, ref, fd, false)
+	env.Writer.Open(&c.Out, ref, socket, false)
 	env.Counts.WebSockets.Add(1)
 	c.Heard()
 	env.Writer.Send(&c.Out, response)

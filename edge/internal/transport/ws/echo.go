@@ -28,9 +28,9 @@ var (
 )
 
 // Start makes e serve the connection after the 101 response.
-func (e *Echo) Start(env *transport.Env, ref loop.Ref, fd, maxMessage int, response []byte) {
+func (e *Echo) Start(env *transport.Env, ref loop.Ref, socket transport.Socket, maxMessage int, response []byte) {
 	e.env, e.max = env, maxMessage
-	env.Writer.Open(&e.out, ref, fd, true)
+	env.Writer.Open(&e.out, ref, socket, true)
 	env.Counts.WebSockets.Add(1)
 	env.Writer.Send(&e.out, response)
 }
