@@ -2,19 +2,29 @@ package e2e
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
 	"fmt"
+	"math/big"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/chromedp/chromedp"
+
+	"nabat/edge"
 )
 
 // browser starts a Chromium and returns its first tab. Without a Chromium the
 // test is skipped, unless NABAT_BROWSER=required says that there must be one.
-func browser(t *testing.T) context.Context {
+func browser(t *testing.T, more ...chromedp.ExecAllocatorOption) context.Context {
 	t.Helper()
 	program := os.Getenv("NABAT_CHROMIUM")
 	for _, name := range []string{"chromium", "chromium-browser", "google-chrome", "chrome"} {
@@ -38,6 +48,7 @@ func browser(t *testing.T) context.Context {
 	options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(program), chromedp.NoSandbox, chromedp.DisableGPU,
 		chromedp.UserDataDir(profile), chromedp.WindowSize(1280, 1000), chromedp.WSURLReadTimeout(patience),
 		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-component-update", true))
+	options = append(options, more...)
 	ctx, cancel := chromedp.NewExecAllocator(context.Background(), options...)
 	t.Cleanup(cancel)
 	ctx, cancel = chromedp.NewContext(ctx)
@@ -99,6 +110,46 @@ func TestABareBrowserNeedsNoLibrary(t *testing.T) {
 	s.publish("room.sports.news", "plain text")
 	wait(t, ctx, `frames1.length === 3 && frames1[1].data.title === 'Goal' && frames1[2].text === 'plain text'`)
 	wait(t, ctx, `events1.length === 2 && events1[0].data.title === 'Goal' && events1[1].text === 'plain text'`)
+}
+
+// TestABrowserSpeaksTLSToTheEdge ignores that nobody has signed the certificate.
+func TestABrowserSpeaksTLSToTheEdge(t *testing.T) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	cert, keyFile := filepath.Join(dir, "c.pem"), filepath.Join(dir, "k.pem")
+	for name, block := range map[string]*pem.Block{cert: {Type: "CERTIFICATE", Bytes: der}, keyFile: {Type: "PRIVATE KEY", Bytes: private}} {
+		if err := os.WriteFile(name, pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := start(t, func(c *edge.Config) { c.TLSListen, c.TLSCert, c.TLSKey = "127.0.0.1:0", cert, keyFile })
+	ctx := browser(t, chromedp.Flag("ignore-certificate-errors", true))
+	do(t, ctx, chromedp.Navigate(s.page("/forum/read/")), chromedp.Evaluate(fmt.Sprintf(`
+		window.frames1 = []; window.events1 = [];
+		window.socket1 = new WebSocket('wss://%[1]s/ws?room=sports.news');
+		socket1.onmessage = (e) => frames1.push(JSON.parse(e.data));
+		const es = new EventSource('https://%[1]s/sse?room=sports.news');
+		es.onmessage = (e) => events1.push(JSON.parse(e.data));
+		es.addEventListener('connected', (e) => { window.connected1 = true; });
+		null`, s.edge.TLSAddr()), nil))
+	wait(t, ctx, "window.connected1 === true && frames1.length === 1 && 'connected' in frames1[0]")
+	s.publish("room.sports.news", `{"title": "Goal"}`)
+	wait(t, ctx, `frames1.length === 2 && frames1[1].data.title === 'Goal' && events1.length === 1 && events1[0].data.title === 'Goal'`)
+	do(t, ctx, chromedp.Evaluate(`socket1.onclose = (e) => { window.closed1 = e; }; socket1.close(1000); null`, nil))
+	wait(t, ctx, "window.closed1 && closed1.wasClean && closed1.code === 1000")
 }
 
 func TestTheForum(t *testing.T) {

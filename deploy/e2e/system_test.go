@@ -30,7 +30,7 @@ type system struct {
 	stop    func() // of the edge
 }
 
-func start(t *testing.T) *system {
+func start(t *testing.T, change ...func(*edge.Config)) *system {
 	t.Helper()
 	s := &system{t: t}
 	var err error
@@ -45,6 +45,9 @@ func start(t *testing.T) *system {
 	s.cfg = edge.Defaults()
 	s.cfg.Listen, s.cfg.NATSURL, s.cfg.Node, s.cfg.Dev = "127.0.0.1:0", s.nats.URL(), "edge-0", true
 	s.cfg.Drain, s.cfg.CloseTimeout = 100*time.Millisecond, time.Second
+	for _, fn := range change {
+		fn(&s.cfg)
+	}
 	s.startEdge()
 	s.cfg.Listen = s.edge.Addr() // it comes back where it was
 	cc := control.Defaults()

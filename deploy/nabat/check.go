@@ -84,7 +84,13 @@ func (a *app) effective(name, file string) (string, error) {
 	if _, err := s.load(); err != nil {
 		return "", err
 	}
-	return strings.TrimSpace(s.effective()), nil
+	text := strings.TrimSpace(s.effective())
+	if certificate, err := edgeConfig.Certificate(); err != nil {
+		return "", err
+	} else if certificate != "" {
+		text += "\n# certificate of tls_listen: " + certificate
+	}
+	return text, nil
 }
 
 func (a *app) checkPolicies(file string) error {

@@ -408,6 +408,36 @@ quotes.>                 slow: lag         clients only subscribe, with a grant;
 	}
 }
 
+func TestCheckReadsTheCertificate(t *testing.T) {
+	openssl, err := exec.LookPath("openssl")
+	if err != nil {
+		t.Skip("no openssl on this machine")
+	}
+	dir := t.TempDir()
+	cert, key := filepath.Join(dir, "c.pem"), filepath.Join(dir, "k.pem")
+	if out, err := exec.Command(openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
+		"-subj", "/CN=edge", "-addext", "subjectAltName=DNS:edge.example.com", "-keyout", key, "-out", cert).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	env := []string{"NABAT_TLS_LISTEN=:8443", "NABAT_TLS_CERT=" + cert, "NABAT_TLS_KEY=" + key}
+	r := nabat(t, "", env, "check", "edge")
+	if r.code != 0 || !strings.Contains(r.stdout, "\n# certificate of tls_listen: edge.example.com; ECDSA P-256; until ") {
+		t.Errorf("%+v", r)
+	}
+	if r = nabat(t, "", env[:1], "check", "edge"); r.code != 1 || !strings.Contains(r.stderr, "tls_listen needs a certificate: give tls_cert and tls_key") {
+		t.Errorf("%+v", r)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	r = nabat(t, "", env[1:], "edge", "--listen", "127.0.0.1:0", "--ops-listen", "", "--tls-listen", l.Addr().String(), "--log-level", "error")
+	if want := fmt.Sprintf("nabat edge: --tls-listen %s: the port is taken", l.Addr()); r.code != 1 || !strings.HasPrefix(r.stderr, want) {
+		t.Errorf("%+v, want %s", r, want)
+	}
+}
+
 func TestDevRemovesItsDataUnlessToldWhereToKeepIt(t *testing.T) {
 	temporary, kept := t.TempDir(), filepath.Join(t.TempDir(), "data")
 	for _, c := range []struct {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -14,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
+	"nabat/edge"
 	"nabat/internal/ops"
 )
 
@@ -159,6 +161,9 @@ func (h *host) close() error {
 
 // takenPort explains a taken port by the flag that chose it.
 func takenPort(err error, flag, listen string) error {
+	if e, ok := errors.AsType[*edge.ListenError](err); ok && e.Setting != "listen" {
+		flag, listen = strings.ReplaceAll(e.Setting, "_", "-"), e.Address
+	}
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
 		return fmt.Errorf("--%s %s: the port is taken: stop what listens there, or give another address (port 0 picks a free one)", flag, listen)
