@@ -88,6 +88,8 @@ type Loop struct {
 
 	// Owned by loop.
 	turn    Turn
+	removed func(Ref)
+	later   []appointment
 	table   table
 	wheel   wheel
 	events  []unix.EpollEvent
@@ -174,6 +176,36 @@ func (l *Loop) open(onError func(error)) (err error) {
 // SetTurn makes t hear of the end of each turn.
 func (l *Loop) SetTurn(t Turn) { l.turn = t }
 
+// OnRemove makes fn hear of every connection that Remove has closed.
+func (l *Loop) OnRemove(fn func(Ref)) { l.removed = fn }
+
+// appointment is one call of After.
+type appointment struct {
+	at time.Time
+	fn func()
+}
+
+// After calls fn on the loop in the first tick that is at least d away. It is
+// for the few things that the loop itself waits for: connections have WakeIn.
+func (l *Loop) After(d time.Duration, fn func()) {
+	l.later = append(l.later, appointment{l.now.Add(d), fn})
+}
+
+func (l *Loop) serveAppointments() {
+	if len(l.later) == 0 {
+		return
+	}
+	list := l.later
+	l.later = nil
+	for _, a := range list {
+		if l.now.Before(a.at) {
+			l.later = append(l.later, a)
+		} else {
+			a.fn()
+		}
+	}
+}
+
 // Watch calls fn on the loop whenever fd is readable (level-triggered). It is
 // for the few long-lived descriptors such as listening sockets. Safe from any
 // goroutine.
@@ -251,6 +283,7 @@ func (l *Loop) serveTimer() {
 	var count [8]byte
 	_, _ = unix.Read(l.timer, count[:])
 	l.wheel.advance(l.now, &l.table)
+	l.serveAppointments()
 }
 
 // Add puts a connected, non-blocking descriptor on the loop. The loop owns fd
@@ -286,6 +319,9 @@ func (l *Loop) Remove(ref Ref) bool {
 	// Closing the only reference takes it out of the inner epoll as well.
 	_ = unix.Close(fd)
 	l.conns.Add(-1)
+	if l.removed != nil {
+		l.removed(ref)
+	}
 	return true
 }
 
