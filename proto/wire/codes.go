@@ -29,6 +29,8 @@ const (
 	Unavailable      Code = "unavailable"
 	Overloaded       Code = "overloaded"
 
+	TooManyConnections Code = "too_many_connections"
+
 	TokenRequired    Code = "token_required"
 	TokenMalformed   Code = "token_malformed"
 	TokenAlgorithm   Code = "token_algorithm"
@@ -49,6 +51,8 @@ const (
 	HTTPVersion      Code = "http_version"
 	TLSOnPlainPort   Code = "tls_on_plain_port"
 	PlainOnTLSPort   Code = "plain_on_tls_port"
+	BadProxyHeader   Code = "bad_proxy_header"
+	ProxyNotTrusted  Code = "proxy_not_trusted"
 	UpgradeRequired  Code = "upgrade_required"
 	BadSubprotocol   Code = "bad_subprotocol"
 	Draining         Code = "draining"
@@ -82,9 +86,10 @@ var Table = []Entry{
 	{NotSubscribed, 400, 0, false, "The connection is not in that room."},
 	{NotAllowed, 403, 4002, false, "The token or the room's policy does not allow it."},
 	{NoHistoryKept, 404, 0, false, "The room's policy keeps no history."},
-	{RateLimited, 429, 0, true, "Too many commands wait for an answer; try again after retry_ms."},
+	{RateLimited, 429, 4103, true, "Too many commands at once, or in a time; try again after retry_ms."},
 	{Unavailable, 503, 4101, true, "NATS can not be reached now; try again after retry_ms."},
 	{Overloaded, 503, 4102, true, "The node has no room now; try again after retry_ms, or elsewhere."},
+	{TooManyConnections, 429, 4104, true, "The user or the address has as many connections as one may have."},
 	{TokenRequired, 401, 4000, false, "Nothing is open to clients without a token here."},
 	{TokenMalformed, 401, 4000, false, "The token is not a JWT."},
 	{TokenAlgorithm, 401, 4000, false, "The token's algorithm is not accepted for its key."},
@@ -104,6 +109,8 @@ var Table = []Entry{
 	{HTTPVersion, 505, 0, false, "Only HTTP/1.1 is spoken on this port."},
 	{TLSOnPlainPort, 400, 0, false, "A TLS handshake arrived on a port without TLS."},
 	{PlainOnTLSPort, 400, 0, false, "Plain HTTP arrived on a port that speaks TLS."},
+	{BadProxyHeader, 400, 0, false, "The PROXY protocol header is malformed, or there is none where one must be."},
+	{ProxyNotTrusted, 403, 0, false, "Only proxies that the node trusts may connect here, or send a PROXY protocol header."},
 	{UpgradeRequired, 426, 0, false, "The request is not a WebSocket handshake."},
 	{BadSubprotocol, 400, 0, false, "None of the offered sub-protocols is served."},
 	{Draining, 503, 0, true, "The node is stopping; another one takes the connection."},
@@ -151,6 +158,7 @@ var (
 	CloseExpired        = Close{Status: 4001, Code: TokenExpired}
 	CloseProtocol       = Close{Status: 4010, Code: Protocol}
 	CloseConnectTimeout = Close{Status: 4011, Code: ConnectTimeout}
+	CloseRateLimited    = Close{Status: 4103, Code: RateLimited, RetryMS: 5000}
 	CloseSlow           = Close{Status: 4100, Code: SlowConsumer, RetryMS: 2000}
 	CloseDrain          = Close{Status: 4200, Code: Drain, RetryMS: 200}
 )
