@@ -16,7 +16,17 @@ func (s *Session) Handle(h Host, ref Ref, l *Limits, text []byte) {
 	if s.state == closed {
 		return
 	}
-	if s.state == checking || s.state == connecting {
+	if c.withinRates(text) {
+		c.take(text)
+	}
+}
+
+// take is Handle for what the rates let pass.
+func (c call) take(text []byte) {
+	if c.state == closed {
+		return
+	}
+	if c.state == checking || c.state == connecting {
 		c.hold(text)
 		return
 	}
@@ -55,7 +65,10 @@ func (c call) complain(cmd *wire.Command, err *wire.Error) {
 
 func (c call) refuse(cmd *wire.Command, err *wire.Error) { c.fail(id(cmd), err) }
 
-func (c call) fail(id *uint64, err *wire.Error) { c.host.Send(c.ref, wire.AppendError(nil, id, err)) }
+func (c call) fail(id *uint64, err *wire.Error) {
+	c.host.Refused(err.Code)
+	c.host.Send(c.ref, wire.AppendError(nil, id, err))
+}
 
 // id is the command's id as replies want it: a copy, nil when it has none.
 func id(cmd *wire.Command) *uint64 {
@@ -67,6 +80,9 @@ func id(cmd *wire.Command) *uint64 {
 }
 
 func (c call) run(cmd *wire.Command) {
+	if cmd.Verb != wire.Subscribe {
+		c.forgive() // what subscribes has a rate of its own to pass
+	}
 	switch cmd.Verb {
 	case wire.Ping:
 		c.host.Send(c.ref, wire.AppendPong(nil, id(cmd)))
@@ -144,6 +160,13 @@ func (c call) admit(number *uint64, rooms []Want, who *Identity) {
 		c.again()
 		return
 	}
+	if who != nil {
+		if err := c.host.Seat(c.ref, who.User); err != nil {
+			c.fail(number, err)
+			c.end(wire.CloseFor(err))
+			return
+		}
+	}
 	c.identity, c.warned = who, false
 	if who != nil {
 		c.watchExpiry()
@@ -162,7 +185,7 @@ func (c call) again() {
 	c.wait.held = nil
 	c.tidy()
 	for _, text := range held {
-		c.Handle(c.host, c.ref, c.limits, text)
+		c.take(text)
 	}
 }
 
@@ -214,6 +237,9 @@ func (c call) subscribe(cmd *wire.Command) {
 	}
 	if err := c.checkRooms(c.identity, rooms, c.others(names(rooms))); err != nil {
 		c.refuse(cmd, err)
+		return
+	}
+	if !c.withinSubscribes(cmd, len(rooms)) {
 		return
 	}
 	c.inFlight++
@@ -361,6 +387,9 @@ func (c call) auth(cmd *wire.Command) {
 		c.inFlight--
 		if err == nil && c.identity != nil && c.identity.User != who.User {
 			err = &wire.Error{Code: wire.NotAllowed, Reason: "the token is of another user: connect anew to change the user"}
+		}
+		if err == nil {
+			err = c.host.Seat(c.ref, who.User)
 		}
 		if err != nil {
 			c.fail(number, err)

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"nabat/edge/internal/rate"
 	"nabat/proto/grant"
 	"nabat/proto/policy"
 )
@@ -106,6 +107,9 @@ func FuzzSession(f *testing.F) {
 	f.Add(append(slices.Clone(connected), 12, 1, 2, 40, 0, 0, 13, 1, 0, 40, 1, 0, 40, 0, 1))
 	f.Add(append(slices.Clone(connected), 12, 1, 2, 15, 1, 0, 13, 1, 0, 40, 0, 0, 40, 0, 0, 40, 0, 0))
 	f.Add([]byte{3, 0, 0, 11, 0, 0, 40, 0, 0, 40, 0, 0, 12, 0, 1, 12, 4, 5, 17, 1, 0, 40, 4, 0, 40, 0, 0, 40, 0, 0})
+	// Rates, and a user without a seat.
+	f.Add(append([]byte{20, 0, 0, 11, 0, 0, 40, 0, 0, 40, 0, 0}, slices.Repeat([]byte{12, 1, 2, 18, 0, 0, 40, 0, 0}, 6)...))
+	f.Add([]byte{32, 0, 0, 10, 3, 0, 40, 0, 0, 17, 3, 0, 40, 0, 0})
 	f.Fuzz(func(t *testing.T, events []byte) {
 		h := fuzzHost()
 		c := &client{t: t, asked: make(map[uint64]bool), rooms: make(map[string]bool), opening: true}
@@ -116,6 +120,10 @@ func FuzzSession(f *testing.F) {
 		}
 		id := []*Identity{nil, h.tokens["T1"], h.tokens["T2"], h.tokens["T1"]}[first%4]
 		rooms := [][]string{nil, {"a", "c", "a"}, nil, {"a", "b"}}[first/4%4]
+		if first/16%2 == 1 {
+			h.limits.Rates = Rates{Messages: rate.Limit{PerSecond: 2, Burst: 6}, Bytes: rate.Limit{PerSecond: 100, Burst: 400}, Subscribes: rate.Limit{PerSecond: 1, Burst: 3}, MaxRefusals: 3}
+		}
+		h.full["bob"] = first/32%2 == 1
 		if h.session.Admit(h, &h.limits, id, wanted(rooms)) != nil {
 			return
 		}

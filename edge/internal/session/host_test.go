@@ -1,6 +1,7 @@
 package session
 
 import (
+	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -18,11 +19,16 @@ type host struct {
 	tokens   map[string]*Identity
 
 	now, wakeAt int64
+	elapsed     int64           // nanoseconds
+	full        map[string]bool // users who have all their seats
+	seated      bool            // the session is open
+	seat        string          // the user for whom the connection is counted
 	members     map[string]bool
 	pending     []*pending
 	atOnce      map[string]bool // verbs answered within the call
 	ended       bool            // the session has closed the connection
 	sent        func(object []byte)
+	refused     wire.Code // counted, and not sent yet
 	out         strings.Builder
 	faults      []string // calls that break the contract
 }
@@ -37,7 +43,7 @@ type pending struct {
 var _ Host = (*host)(nil)
 
 func newHost() *host {
-	return &host{session: new(Session), now: 1000, members: make(map[string]bool), tokens: make(map[string]*Identity), atOnce: make(map[string]bool),
+	return &host{session: new(Session), now: 1000, members: make(map[string]bool), full: make(map[string]bool), tokens: make(map[string]*Identity), atOnce: make(map[string]bool),
 		limits: Limits{MaxRooms: 8, MaxBadCommands: 3, MaxInFlight: 4, MaxPublishBytes: 16, MaxHistory: 100, ConnectTimeout: 10, ExpiryWarning: 60}}
 }
 
@@ -85,6 +91,7 @@ func refusal(code string) *wire.Error {
 	return e
 }
 
+func (h *host) Elapsed() int64                    { return h.elapsed }
 func (h *host) Now() int64                        { return h.now }
 func (h *host) Policy(room string) *policy.Policy { return h.policies.For(room) }
 func (h *host) Name(Ref) (string, string)         { return "c1", "edge-0" }
@@ -173,8 +180,33 @@ func (h *host) Publish(_ Ref, id *Identity, p *wire.Publication, done func(wire.
 	h.ask("publish", p.Room, func(code string) { done(wire.Position{Room: room}, refusal(code)) })
 }
 
+func (h *host) Seat(_ Ref, user string) *wire.Error {
+	if h.ended {
+		h.fault("after close: seat %s", user)
+	}
+	if h.full[user] {
+		h.asked("no seat for %s", user)
+		return refusal(string(wire.TooManyConnections))
+	}
+	h.seat = user
+	return nil
+}
+
+// Refused notes what the next error that is sent must say.
+func (h *host) Refused(code wire.Code) {
+	if h.refused != "" {
+		h.fault("%s counted, and not sent", h.refused)
+	}
+	h.refused = code
+}
+
 func (h *host) Send(_ Ref, object []byte) {
 	h.asked("send %s", object)
+	var o struct{ Error struct{ Code wire.Code } }
+	if err := json.Unmarshal(object, &o); err != nil || o.Error.Code != h.refused {
+		h.fault("%s: %q counted, %v", object, h.refused, err)
+	}
+	h.refused = ""
 	if h.sent != nil {
 		h.sent(object)
 	}
@@ -196,7 +228,11 @@ func (h *host) Close(_ Ref, c wire.Close) {
 	clear(h.members)
 }
 
+// open is told of a client whose user the edge has counted already.
 func (h *host) open(id *Identity, rooms []string) {
+	if h.seated = true; id != nil {
+		h.seat = id.User
+	}
 	h.session.Open(h, Ref{}, &h.limits, id, wanted(rooms))
 }
 
@@ -213,6 +249,7 @@ func (h *host) handle(text string) { h.session.Handle(h, Ref{}, &h.limits, []byt
 // advance moves the clock, and wakes the session if its time has come.
 func (h *host) advance(seconds int64) {
 	h.now += seconds
+	h.elapsed += seconds * 1e9
 	if h.wakeAt != 0 && h.now >= h.wakeAt && !h.ended {
 		h.wakeAt = 0
 		h.session.Wake(h, Ref{}, &h.limits)
@@ -224,6 +261,9 @@ func (h *host) check() []string {
 	s := h.session
 	if len(h.members) > h.limits.MaxRooms {
 		h.fault("%d rooms", len(h.members))
+	}
+	if who := s.identity; who != nil && h.seated && h.seat != who.User {
+		h.fault("speaks for %s, and is counted for %q", who.User, h.seat)
 	}
 	if int(s.inFlight) > h.limits.MaxInFlight {
 		h.fault("%d commands in flight", s.inFlight)

@@ -1,6 +1,7 @@
 package session
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -22,6 +23,8 @@ var rewrite = flag.Bool("rewrite", false, "write what the scripts print into the
 // empty line. Lines that begin with # are comments. The input:
 //
 //	limits   rooms=8 bad=3 in-flight=4 bytes=16 connect=10 warning=60
+//	rates    messages=10/20 bytes=1000/2000 subscribes=5/10 refusals=3   PER SECOND/BURST
+//	full     USER …                       the edge counts no more connections of these
 //	policy   PATTERN [publish] [anonymous-subscribe] [anonymous-publish]
 //	token    NAME user=U [expires=1100] [subscribe=P,P] [publish=P] [history=P] [deny=P] [rooms=R,R]
 //	at-once  [verify] [join] [publish]    the host answers these within the call
@@ -29,7 +32,7 @@ var rewrite = flag.Bool("rewrite", false, "write what the scripts print into the
 //	open     [token=NAME] [ROOM …]        the connection is there
 //	recv     OBJECT                       from the client
 //	answer   verify|join|publish|history WHAT [CODE]    an error if there is a code
-//	clock    +SECONDS                     it begins at 1000
+//	clock    +SECONDS                     it begins at 1000; +200ms moves only the clock of the rates
 //	state                                 print the session's own
 func TestScripts(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txt")
@@ -93,6 +96,13 @@ func (h *host) input(line string) error {
 	switch verb {
 	case "limits":
 		return h.setLimits(words)
+	case "rates":
+		return h.setRates(words)
+	case "full":
+		clear(h.full)
+		for _, user := range words {
+			h.full[user] = true
+		}
 	case "policy":
 		p := policy.Policy{Match: words[0]}
 		for _, w := range words[1:] {
@@ -138,6 +148,11 @@ func (h *host) input(line string) error {
 			return fmt.Errorf("nobody waits for %s %s", words[0], words[1])
 		}
 	case "clock":
+		if text, found := strings.CutSuffix(rest, "ms"); found {
+			ms, err := strconv.ParseInt(text, 10, 64)
+			h.elapsed += ms * 1e6
+			return err
+		}
 		seconds, err := strconv.ParseInt(rest, 10, 64)
 		h.advance(seconds)
 		return err
@@ -171,6 +186,30 @@ func (h *host) setLimits(words []string) error {
 			h.limits.ExpiryWarning = int64(n)
 		default:
 			return fmt.Errorf("limits: %q", key)
+		}
+	}
+	return nil
+}
+
+func (h *host) setRates(words []string) error {
+	r := &h.limits.Rates
+	for _, w := range words {
+		key, value, _ := strings.Cut(w, "=")
+		var err error
+		switch key {
+		case "messages":
+			_, err = fmt.Sscanf(value, "%d/%d", &r.Messages.PerSecond, &r.Messages.Burst)
+		case "bytes":
+			_, err = fmt.Sscanf(value, "%d/%d", &r.Bytes.PerSecond, &r.Bytes.Burst)
+		case "subscribes":
+			_, err = fmt.Sscanf(value, "%d/%d", &r.Subscribes.PerSecond, &r.Subscribes.Burst)
+		case "refusals":
+			r.MaxRefusals, err = strconv.Atoi(value)
+		default:
+			err = errors.New("there is no such rate")
+		}
+		if err != nil {
+			return fmt.Errorf("rates: %q: %w", w, err)
 		}
 	}
 	return nil

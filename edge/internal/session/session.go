@@ -32,10 +32,15 @@ type Ref struct{ Slot, Generation uint32 }
 type Host interface {
 	// Now is the loop's clock in unix seconds.
 	Now() int64
+	// Elapsed is nanoseconds on a clock that never goes back.
+	Elapsed() int64
 	// Policy is the policy of a room, nil when none matches.
 	Policy(room string) *policy.Policy
 	// Verify checks a token.
 	Verify(ref Ref, token string, done func(*Identity, *wire.Error))
+	// Seat counts the connection for a user, instead of the one before. It fails
+	// when the user has as many as one may have.
+	Seat(ref Ref, user string) *wire.Error
 	// Join makes the connection a subscriber and says where it stands; joined is
 	// false if it was one before. Where the room has history, no message comes
 	// before Start.
@@ -58,6 +63,8 @@ type Host interface {
 	Name(ref Ref) (session, node string)
 	// Send queues one JSON object, which it copies.
 	Send(ref Ref, object []byte)
+	// Refused counts an error that was sent.
+	Refused(code wire.Code)
 	// WakeAt asks for Wake at a unix time in seconds, or earlier.
 	WakeAt(ref Ref, unix int64)
 	// Close ends the connection.
@@ -83,6 +90,7 @@ type Limits struct {
 	ConnectTimeout  int64 // seconds from the handshake to connect
 	ExpiryWarning   int64 // seconds before a token ends
 	MaxHistory      int   // messages of one history reply
+	Rates           Rates
 }
 
 type state uint8
@@ -100,11 +108,13 @@ const (
 type Session struct {
 	identity *Identity // nil: anonymous
 	wait     *waiting  // nil while nothing is in flight
+	meter    *meter    // nil where there are no rates
 	deadline int64     // of connect, unix seconds; 0 once connected
 	state    state
 	warned   bool   // the expiry warning was sent
 	bad      uint16 // Limits stay within both
 	inFlight uint16
+	over     uint16 // refused by a rate, less those that passed since
 }
 
 // waiting is what a session needs only while answers are outstanding.
@@ -228,7 +238,7 @@ func (c call) release() {
 	for c.wait != nil && len(c.wait.held) > 0 && c.state == connected {
 		text := c.wait.held[0]
 		c.wait.held = c.wait.held[1:]
-		c.Handle(c.host, c.ref, c.limits, text)
+		c.take(text)
 	}
 	c.tidy()
 }

@@ -1,0 +1,82 @@
+package session
+
+import (
+	"time"
+
+	"nabat/edge/internal/rate"
+	"nabat/proto/wire"
+)
+
+// Rates bound what one session may ask for in a time. Those that are zero do
+// not.
+type Rates struct {
+	Messages    rate.Limit // inbound objects
+	Bytes       rate.Limit // of those
+	Subscribes  rate.Limit // rooms in subscribe
+	MaxRefusals int        // by these, before the connection is closed with 4103
+}
+
+// meter is what a session has used of its rates.
+type meter struct{ messages, bytes, subscribes rate.Bucket }
+
+func (s *Session) used() *meter {
+	if s.meter == nil {
+		s.meter = new(meter)
+	}
+	return s.meter
+}
+
+// withinRates takes one inbound object from the buckets, or refuses it.
+func (c call) withinRates(text []byte) bool {
+	r := &c.limits.Rates
+	if !r.Messages.On() && !r.Bytes.On() {
+		return true
+	}
+	m, now, size := c.used(), c.host.Elapsed(), int64(len(text))
+	messages, bytes := m.messages.Wait(r.Messages, 1, now), m.bytes.Wait(r.Bytes, size, now)
+	if messages == 0 && bytes == 0 {
+		m.messages.Spend(r.Messages, 1, now)
+		m.bytes.Spend(r.Bytes, size, now)
+		return true
+	}
+	var cmd wire.Command
+	_ = wire.Parse(text, &cmd) // only for its id
+	if messages >= bytes {
+		c.overRate(&cmd, "this connection sends too many messages in a second", messages)
+	} else {
+		c.overRate(&cmd, "this connection sends too many bytes in a second", bytes)
+	}
+	return false
+}
+
+// withinSubscribes takes the rooms of one subscribe from their bucket, or
+// refuses it.
+func (c call) withinSubscribes(cmd *wire.Command, rooms int) bool {
+	if r := c.limits.Rates.Subscribes; r.On() {
+		m, now := c.used(), c.host.Elapsed()
+		if wait := m.subscribes.Wait(r, int64(rooms), now); wait > 0 {
+			c.overRate(cmd, "this connection subscribes to too many rooms in a second", wait)
+			return false
+		}
+		m.subscribes.Spend(r, int64(rooms), now)
+	}
+	c.forgive()
+	return true
+}
+
+// forgive lets a command that passed make up for one that was refused: whoever
+// keeps near the rate is never closed, whoever ignores refusals is.
+func (s *Session) forgive() {
+	if s.over > 0 {
+		s.over--
+	}
+}
+
+func (c call) overRate(cmd *wire.Command, reason string, wait int64) {
+	c.over++
+	const ms = int64(time.Millisecond)
+	c.refuse(cmd, &wire.Error{Code: wire.RateLimited, Reason: reason, RetryMS: int((wait + ms - 1) / ms)})
+	if int(c.over) >= c.limits.Rates.MaxRefusals {
+		c.end(wire.CloseRateLimited)
+	}
+}
