@@ -68,6 +68,25 @@ type Config struct {
 
 	// MaxConnections bounds open connections. 0: as many as descriptors allow.
 	MaxConnections int `config:"max_connections" help:"open connections; 0 for as many as file descriptors allow"`
+	// MaxConnectionsPerAddress bounds the open connections of one client address;
+	// an IPv6 /64 is one. Default 0: not bounded. Range 0–2^26.
+	MaxConnectionsPerAddress int `config:"max_connections_per_address" help:"open connections of one client address (IPv6: of one /64); 0 for no bound"`
+	// MaxConnectionsPerUser bounds the open connections of the user of a token.
+	// Default 0: not bounded. Range 0–2^26.
+	MaxConnectionsPerUser int `config:"max_connections_per_user" help:"open connections of one user; 0 for no bound"`
+	// AcceptRate is how many connections the node takes in a second; others wait
+	// in the kernel. Default 10000, half of what a processor can do when each
+	// brings a token. 0: not bounded. Range 0–10^7.
+	AcceptRate int `config:"accept_rate" help:"connections taken in a second; 0 for no bound"`
+	// AcceptBurst is how many are taken at once after a pause. Default 0: as many
+	// as AcceptRate. Range 0–10^7.
+	AcceptBurst int `config:"accept_burst" help:"connections taken at once after a pause; 0 for as many as accept_rate"`
+	// AcceptWait is how long a connection may have to wait for AcceptRate; those
+	// beyond are refused. Default 2 s. Range 0–24 h.
+	AcceptWait time.Duration `config:"accept_wait" help:"wait for accept_rate, above which connections are refused"`
+	// Backlog is what the kernel holds of connections not yet taken, for each
+	// loop; net.core.somaxconn bounds it too. Default 4096. Range 1–65535.
+	Backlog int `config:"backlog" help:"connections that may wait in the kernel, for each loop"`
 	// MaxHandshakes bounds connections that have not finished their handshake;
 	// above it the oldest is sent away. Default 4096.
 	MaxHandshakes int `config:"max_handshakes" help:"unfinished handshakes; above it the oldest is sent away"`
@@ -109,8 +128,51 @@ type Config struct {
 	MaxBadCommands int `config:"max_bad_commands" help:"bad commands before a connection is closed"`
 	// MaxInFlight bounds the unanswered commands of one connection. Default 32.
 	MaxInFlight int `config:"max_in_flight" help:"unanswered commands of one connection"`
+	// MessageRate bounds the frames of one connection in a second, MessageBurst
+	// those at once after a pause (0: as many as the rate). Default 0: not
+	// bounded. Range of both 0–10^9.
+	MessageRate  int `config:"message_rate" help:"frames of one connection in a second; 0 for no bound"`
+	MessageBurst int `config:"message_burst" help:"frames of one connection at once; 0 for as many as message_rate"`
+	// ByteRate and ByteBurst bound the bytes of those frames likewise. Default 0:
+	// not bounded. Range of both 0–1 GiB.
+	ByteRate  config.Bytes `config:"byte_rate" help:"bytes of one connection's frames in a second; 0 for no bound"`
+	ByteBurst config.Bytes `config:"byte_burst" help:"bytes of one connection's frames at once; 0 for as many as byte_rate"`
+	// SubscribeRate and SubscribeBurst bound the rooms that one connection
+	// subscribes to likewise. Default 0: not bounded. Range of both 0–10^9.
+	SubscribeRate  int `config:"subscribe_rate" help:"rooms that one connection subscribes to in a second; 0 for no bound"`
+	SubscribeBurst int `config:"subscribe_burst" help:"rooms that one connection subscribes to at once; 0 for as many as subscribe_rate"`
+	// MaxRateRefusals is how many commands these rates may refuse, less those that
+	// pass, before a connection is closed with 4103. Default 100. Range 1–65535.
+	MaxRateRefusals int `config:"max_rate_refusals" help:"commands refused by a rate before a connection is closed"`
+
+	// ProxyProtocol is off, optional or required: whether connections begin with
+	// a PROXY protocol header (version 1 or 2). It is taken from TrustedProxies
+	// only; when required, nobody else may connect. Default off.
+	ProxyProtocol string `config:"proxy_protocol" help:"PROXY protocol header from trusted proxies: off, optional or required"`
+	// TrustedProxies are the networks of proxies that say who the client is.
+	// Default: none.
+	TrustedProxies []string `config:"trusted_proxies" help:"networks of proxies that are believed about the client's address, such as 10.0.0.0/8"`
+	// ForwardedHeader is the header in which trusted proxies name the client:
+	// X-Forwarded-For, Forwarded, or empty for neither. The other is not read,
+	// because proxies pass it on as the client wrote it.
+	ForwardedHeader string `config:"forwarded_header" help:"header in which trusted proxies name the client: X-Forwarded-For or Forwarded; empty for none"`
+
 	// SendBuffer is SO_SNDBUF: what a stalled reader may hold in the kernel.
+	// Default 32 KiB. Range 0–64 MiB; 0: the kernel's own.
 	SendBuffer config.Bytes `config:"send_buffer" help:"socket send buffer (SO_SNDBUF); 0 for the kernel's own"`
+	// TCPNotSentLowat is TCP_NOTSENT_LOWAT: what of the send buffer may wait to be
+	// sent before the edge keeps the rest itself, where it can be dropped by
+	// policy. Default 16 KiB. Range 0–64 MiB; 0: the kernel's own.
+	TCPNotSentLowat config.Bytes `config:"tcp_not_sent_lowat" help:"unsent bytes that the kernel takes of one connection (TCP_NOTSENT_LOWAT); 0 for the kernel's own"`
+	// TCPUserTimeout is TCP_USER_TIMEOUT: how long sent data may go without an
+	// acknowledgement. Default 0: PingInterval and PongTimeout together. Range
+	// 0–24 h.
+	TCPUserTimeout time.Duration `config:"tcp_user_timeout" help:"unacknowledged data older than this ends a connection (TCP_USER_TIMEOUT); 0 for ping_interval and pong_timeout together"`
+	// TCPKeepAlive is the silence after which the kernel asks whether a peer is
+	// there: four times over as long again, or until TCPUserTimeout. It finds the
+	// dead where nothing is sent; the kernel's own is two hours. Default 1 min. Range 0 (off)–9 h, in
+	// whole seconds.
+	TCPKeepAlive time.Duration `config:"tcp_keepalive" help:"silence after which the kernel asks whether a peer is there (SO_KEEPALIVE, TCP_KEEPIDLE); 0 for never"`
 	// PingInterval is the silence after which a client is pinged. Default 25 s.
 	PingInterval time.Duration `config:"ping_interval" help:"silence after which a client is pinged"`
 	// PongTimeout is how long an answer to a ping may take. Default 10 s.
@@ -133,11 +195,14 @@ func Defaults() Config {
 		Listen: "127.0.0.1:8080", OpsListen: "127.0.0.1:9090",
 		NATSURL: "nats://127.0.0.1:4222", NATSConnections: 2, NATSQueue: 65536, NATSTimeout: 5 * time.Second,
 		SubjectPrefix: "room.", RoomLinger: 60 * time.Second, TokenLeeway: 5 * time.Second,
-		TLSMinVersion: "1.2", MaxHandshakes: 4096, MaxTLSHandshakes: 1024, HandshakeTimeout: 10 * time.Second, MaxHeadBytes: 16 << 10,
+		TLSMinVersion: "1.2", AcceptRate: 10000, AcceptWait: 2 * time.Second, Backlog: 4096,
+		MaxHandshakes: 4096, MaxTLSHandshakes: 1024, HandshakeTimeout: 10 * time.Second, MaxHeadBytes: 16 << 10,
 		ConnectTimeout: 10 * time.Second, MaxMessageBytes: 64 << 10, MaxQueueBytes: 1 << 20,
 		LagQueueBytes: 128 << 10, MaxHistory: 100, RecentMessages: 64, RecentBytes: 32 << 10,
 		HistoryVerify: 1500 * time.Millisecond, HistoryAudit: time.Minute, HistoryRequests: 8, MaxInboxBytes: 64 << 20,
-		MaxRooms: 128, MaxBadCommands: 10, MaxInFlight: 32, SendBuffer: 32 << 10,
+		MaxRooms: 128, MaxBadCommands: 10, MaxInFlight: 32, MaxRateRefusals: 100,
+		ProxyProtocol: "off", ForwardedHeader: "X-Forwarded-For",
+		SendBuffer: 32 << 10, TCPNotSentLowat: 16 << 10, TCPKeepAlive: time.Minute,
 		PingInterval: 25 * time.Second, PongTimeout: 10 * time.Second, CloseTimeout: 5 * time.Second,
 		ExpiryWarning: time.Minute, Drain: 10 * time.Second,
 		LogLevel: "info", LogFormat: "text",
@@ -146,6 +211,45 @@ func Defaults() Config {
 
 // Check reports the first setting that cannot work, by its key.
 func (c *Config) Check() error {
+	if err := c.checkNumbers(); err != nil {
+		return err
+	}
+	for _, d := range []struct {
+		key   string
+		value time.Duration
+	}{
+		{"nats_timeout", c.NATSTimeout}, {"history_verify", c.HistoryVerify}, {"history_audit", c.HistoryAudit}, {"handshake_timeout", c.HandshakeTimeout}, {"connect_timeout", c.ConnectTimeout},
+		{"ping_interval", c.PingInterval}, {"pong_timeout", c.PongTimeout}, {"close_timeout", c.CloseTimeout},
+	} {
+		if d.value < 100*time.Millisecond || d.value > 24*time.Hour {
+			return fmt.Errorf("%s is %s: must be 100ms to 24h", d.key, d.value)
+		}
+	}
+	for _, d := range []struct {
+		key   string
+		value time.Duration
+	}{{"room_linger", c.RoomLinger}, {"token_leeway", c.TokenLeeway}, {"expiry_warning", c.ExpiryWarning}, {"drain", c.Drain},
+		{"accept_wait", c.AcceptWait}, {"tcp_user_timeout", c.TCPUserTimeout}} {
+		if d.value < 0 || d.value > 24*time.Hour {
+			return fmt.Errorf("%s is %s: must be 0 to 24h", d.key, d.value)
+		}
+	}
+	if c.Listen == "" && c.TLSListen == "" {
+		return errors.New("listen is empty: give host:port, or :port for every address")
+	}
+	if c.NATSURL == "" {
+		return errors.New("nats_url is empty: give at least one server, such as nats://127.0.0.1:4222")
+	}
+	if _, err := c.proxies(); err != nil {
+		return err
+	}
+	if err := c.checkTLS(); err != nil {
+		return err
+	}
+	return c.checkOrigins()
+}
+
+func (c *Config) checkNumbers() error {
 	for _, r := range []struct {
 		key      string
 		value    int64
@@ -169,41 +273,26 @@ func (c *Config) Check() error {
 		{"max_rooms", int64(c.MaxRooms), 1, 1 << 16},
 		{"max_bad_commands", int64(c.MaxBadCommands), 1, 1<<16 - 1},
 		{"max_in_flight", int64(c.MaxInFlight), 1, 1<<16 - 1},
+		{"max_connections_per_address", int64(c.MaxConnectionsPerAddress), 0, 1 << 26},
+		{"max_connections_per_user", int64(c.MaxConnectionsPerUser), 0, 1 << 26},
+		{"accept_rate", int64(c.AcceptRate), 0, 1e7},
+		{"accept_burst", int64(c.AcceptBurst), 0, 1e7},
+		{"backlog", int64(c.Backlog), 1, 1<<16 - 1},
+		{"message_rate", int64(c.MessageRate), 0, 1e9},
+		{"message_burst", int64(c.MessageBurst), 0, 1e9},
+		{"byte_rate", int64(c.ByteRate), 0, 1 << 30},
+		{"byte_burst", int64(c.ByteBurst), 0, 1 << 30},
+		{"subscribe_rate", int64(c.SubscribeRate), 0, 1e9},
+		{"subscribe_burst", int64(c.SubscribeBurst), 0, 1e9},
+		{"max_rate_refusals", int64(c.MaxRateRefusals), 1, 1<<16 - 1},
 		{"send_buffer", int64(c.SendBuffer), 0, 64 << 20},
+		{"tcp_not_sent_lowat", int64(c.TCPNotSentLowat), 0, 64 << 20},
 	} {
 		if r.value < r.min || r.value > r.max {
 			return fmt.Errorf("%s is %d: must be %d to %d", r.key, r.value, r.min, r.max)
 		}
 	}
-	for _, d := range []struct {
-		key   string
-		value time.Duration
-	}{
-		{"nats_timeout", c.NATSTimeout}, {"history_verify", c.HistoryVerify}, {"history_audit", c.HistoryAudit}, {"handshake_timeout", c.HandshakeTimeout}, {"connect_timeout", c.ConnectTimeout},
-		{"ping_interval", c.PingInterval}, {"pong_timeout", c.PongTimeout}, {"close_timeout", c.CloseTimeout},
-	} {
-		if d.value < 100*time.Millisecond || d.value > 24*time.Hour {
-			return fmt.Errorf("%s is %s: must be 100ms to 24h", d.key, d.value)
-		}
-	}
-	for _, d := range []struct {
-		key   string
-		value time.Duration
-	}{{"room_linger", c.RoomLinger}, {"token_leeway", c.TokenLeeway}, {"expiry_warning", c.ExpiryWarning}, {"drain", c.Drain}} {
-		if d.value < 0 || d.value > 24*time.Hour {
-			return fmt.Errorf("%s is %s: must be 0 to 24h", d.key, d.value)
-		}
-	}
-	if c.Listen == "" && c.TLSListen == "" {
-		return errors.New("listen is empty: give host:port, or :port for every address")
-	}
-	if c.NATSURL == "" {
-		return errors.New("nats_url is empty: give at least one server, such as nats://127.0.0.1:4222")
-	}
-	if err := c.checkTLS(); err != nil {
-		return err
-	}
-	return c.checkOrigins()
+	return nil
 }
 
 func (c *Config) checkOrigins() error {

@@ -24,6 +24,7 @@ import (
 
 	"nabat/edge/internal/history"
 	"nabat/edge/internal/metrics"
+	"nabat/edge/internal/seats"
 	"nabat/edge/internal/tlsconn"
 	"nabat/edge/internal/upstream"
 	"nabat/internal/auth"
@@ -46,6 +47,8 @@ type Edge struct {
 	history   *history.Reader
 	upstream  *upstream.Upstream
 	workers   []*worker
+	addresses *seats.Table    // connections of each client address; nil: not counted
+	users     *seats.Table    // of each user; nil: not counted
 	address   netip.AddrPort  // of the plain port; invalid without one
 	secure    netip.AddrPort  // of the port with TLS; invalid without one
 	tls       *tlsconn.Server // nil without one
@@ -75,6 +78,7 @@ func New(cfg Config, log *slog.Logger, reg *prometheus.Registry) (*Edge, error) 
 	e := &Edge{cfg: cfg, log: log.With("node", cfg.Node), origins: newOrigins(cfg.Origins, cfg.Dev),
 		verifier: auth.NewVerifier(auth.Options{Issuer: cfg.Issuer, Audience: cfg.Audience, Leeway: cfg.TokenLeeway}),
 		failed:   make(chan error, 1), hurry: make(chan struct{})}
+	e.addresses, e.users = seats.NewTable(cfg.MaxConnectionsPerAddress), seats.NewTable(cfg.MaxConnectionsPerUser)
 	e.verifiers = newVerifiers(e.verifier, 4096)
 	var id [8]byte
 	if _, err := rand.Read(id[:]); err != nil {

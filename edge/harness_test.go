@@ -89,13 +89,19 @@ func (c *cluster) edge(change func(*Config)) *Edge {
 // start is edge for those who stop the node themselves.
 func (c *cluster) start(change func(*Config)) (*Edge, func()) {
 	c.t.Helper()
+	return c.startLogged(change, slog.New(slog.DiscardHandler))
+}
+
+// startLogged is start for those who read the log.
+func (c *cluster) startLogged(change func(*Config), log *slog.Logger) (*Edge, func()) {
+	c.t.Helper()
 	cfg := Defaults()
 	cfg.Listen, cfg.NATSURL, cfg.Node, cfg.Echo, cfg.Dev = "127.0.0.1:0", c.nats.URL(), "edge-0", true, true
 	cfg.Drain, cfg.CloseTimeout = 100*time.Millisecond, time.Second
 	if change != nil {
 		change(&cfg)
 	}
-	e, err := New(cfg, slog.New(slog.DiscardHandler), nil)
+	e, err := New(cfg, log, nil)
 	if err != nil {
 		c.t.Fatal(err)
 	}

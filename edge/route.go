@@ -232,6 +232,13 @@ func (r *router) admit(h *listen.Handshake, head *listen.Head, rest []byte, q re
 		r.refuse(h, q, err)
 		return
 	}
+	if id != nil {
+		if err := w.Seat(session.Ref(h.Ref()), id.User); err != nil {
+			r.refuse(h, q, err)
+			return
+		}
+	}
+	w.noteClient(h, q.path)
 	if q.path == "/sse" {
 		c := new(sse.Conn)
 		c.Start(w.env, h.Ref(), h.Upgrade(c), sse.Head(w.loop.Now(), q.cors...))

@@ -63,8 +63,7 @@ func (e *Edge) listen() ([]sockets, error) {
 	for i := range list {
 		list[i] = sockets{-1, -1}
 	}
-	options := listen.SocketOptions{Backlog: 4096, SendBuffer: int(e.cfg.SendBuffer), NotSentLowat: 16 << 10,
-		UserTimeout: e.cfg.PingInterval + e.cfg.PongTimeout}
+	options := e.cfg.socketOptions()
 	if e.cfg.Listen != "" {
 		fds, bound, err := listen.Sockets(e.cfg.Listen, e.cfg.Loops, options)
 		if err != nil {

@@ -11,6 +11,7 @@ import (
 	"nabat/edge/internal/metrics"
 	"nabat/edge/internal/outq"
 	"nabat/edge/internal/resume"
+	"nabat/edge/internal/seats"
 	"nabat/edge/internal/session"
 	"nabat/edge/internal/tlsconn"
 	"nabat/edge/internal/transport"
@@ -34,6 +35,8 @@ type worker struct {
 	engine *tlsconn.Engine    // nil without TLS
 	limits session.Limits
 	bounds transport.Limits
+	seats  *seats.Held
+	began  time.Time
 
 	// Owned by loop.
 	joining map[string][]func(hub.Place, error) // rooms that are not open yet, and who waits
@@ -49,7 +52,7 @@ var (
 
 func newWorker(e *Edge, index int, sockets sockets) (*worker, error) {
 	w := &worker{edge: e, index: index, hub: hub.New(), counts: new(metrics.Loop),
-		joining: make(map[string][]func(hub.Place, error))}
+		joining: make(map[string][]func(hub.Place, error)), seats: seats.NewHeld(e.addresses, e.users), began: time.Now()}
 	w.behind = catchups{w: w, list: make(map[key]*catchup)}
 	l, err := loop.New(loop.Options{OnError: func(err error) { e.fail(err) }})
 	if err != nil {
@@ -60,15 +63,24 @@ func newWorker(e *Edge, index int, sockets sockets) (*worker, error) {
 	w.inbox = hub.NewInbox(int(c.MaxInboxBytes), l.Kick)
 	w.writer = transport.NewWriter(l, w, w.counts, transport.Bounds{Queue: int(c.MaxQueueBytes), Lag: int(c.LagQueueBytes)})
 	w.limits = session.Limits{MaxRooms: c.MaxRooms, MaxBadCommands: c.MaxBadCommands, MaxInFlight: c.MaxInFlight,
-		MaxPublishBytes: int(c.MaxMessageBytes), ConnectTimeout: seconds(c.ConnectTimeout), ExpiryWarning: seconds(c.ExpiryWarning), MaxHistory: c.MaxHistory}
+		MaxPublishBytes: int(c.MaxMessageBytes), ConnectTimeout: seconds(c.ConnectTimeout), ExpiryWarning: seconds(c.ExpiryWarning), MaxHistory: c.MaxHistory, Rates: c.sessionRates()}
 	w.bounds = transport.Limits{MaxMessageBytes: int(c.MaxMessageBytes), PingInterval: c.PingInterval,
 		PongTimeout: c.PongTimeout, CloseTimeout: c.CloseTimeout}
 	w.env = &transport.Env{Loop: l, Writer: w.writer, Counts: w.counts, Host: w, Session: &w.limits,
 		Limits: &w.bounds, Leave: w.leaveAll, Gap: w.gap, Lag: w.behind.lag, Drained: w.behind.drained}
+	proxies, err := c.proxies()
+	if err != nil {
+		return nil, err
+	}
+	pace, waiting := c.acceptRate()
 	w.open(sockets, listen.Limits{MaxHead: int(c.MaxHeadBytes),
 		HeadTimeout: c.HandshakeTimeout, MaxHandshakes: max(c.MaxHandshakes/c.Loops, 1),
-		MaxConnections: max(c.MaxConnections/c.Loops, 1), RetryAfterSecond: 2})
-	return w, l.Do(func() { l.SetTurn(w) })
+		MaxConnections: max(c.MaxConnections/c.Loops, 1), RetryAfterSecond: 2,
+		Proxies: proxies, Seats: w.seats, Rate: pace, MaxWaiting: waiting})
+	return w, l.Do(func() {
+		l.SetTurn(w)
+		l.OnRemove(func(ref loop.Ref) { w.seats.Leave(ref.Slot) })
+	})
 }
 
 func seconds(d time.Duration) int64 { return max(int64((d+time.Second-1)/time.Second), 1) }

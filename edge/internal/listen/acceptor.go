@@ -1,17 +1,23 @@
 package listen
 
 import (
+	"net/netip"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"nabat/edge/internal/loop"
 	"nabat/edge/internal/metrics"
+	"nabat/edge/internal/rate"
+	"nabat/edge/internal/seats"
 	"nabat/edge/internal/tlsconn"
+	"nabat/proto/wire"
 )
 
 const (
-	acceptsPerTurn = 64
+	// acceptsPerTurn keeps a turn in a storm below a millisecond, at some 20 µs
+	// from accept to answer: those who are connected wait no longer than that.
+	acceptsPerTurn = 32
 	lingerTime     = 2 * time.Second
 )
 
@@ -22,6 +28,10 @@ type Limits struct {
 	MaxHandshakes    int           // in flight on one loop and port; above it the oldest is sent away
 	MaxConnections   int           // on one loop
 	RetryAfterSecond int           // told to those who are sent away
+	Proxies          Proxies       // whom to believe about a client's address
+	Seats            *seats.Held   // connections of an address; nil: not counted
+	Rate             rate.Limit    // connections a second on one loop
+	MaxWaiting       int           // connections that may wait in the kernel for that rate; above it they are refused
 }
 
 // Router answers complete request heads. Called on the loop.
@@ -40,6 +50,7 @@ type Acceptor struct {
 	limits Limits
 	counts *metrics.Loop
 	engine *tlsconn.Engine // nil on a plain port
+	clock  func() int64    // ns, never goes back
 
 	// Owned by loop.
 	fd      int        // -1 once closed
@@ -49,12 +60,15 @@ type Acceptor struct {
 	first   int
 	pending int // handshakes in flight
 	open    bool
+	pace    pace
 }
 
 // NewAcceptor returns an acceptor for a listening, non-blocking socket that it
 // owns from now on. Call Start on the loop.
 func NewAcceptor(l *loop.Loop, fd int, router Router, limits Limits, counts *metrics.Loop) *Acceptor {
-	return &Acceptor{loop: l, router: router, limits: limits, counts: counts, fd: fd, spare: openSpare()}
+	began := time.Now()
+	return &Acceptor{loop: l, router: router, limits: limits, counts: counts, fd: fd, spare: openSpare(),
+		clock: func() int64 { return int64(l.Now().Sub(began)) }}
 }
 
 func openSpare() int {
@@ -90,13 +104,14 @@ func (a *Acceptor) Stop() {
 
 func (a *Acceptor) accept() {
 	for range acceptsPerTurn {
-		if !a.open {
+		if !a.open || a.pace.resting || !a.keepsPace() {
 			return
 		}
-		fd, _, err := unix.Accept4(a.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+		fd, sa, err := unix.Accept4(a.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
 		switch err {
 		case nil:
-			a.take(fd)
+			a.pace.spend(a.limits.Rate)
+			a.take(fd, peer(sa))
 		case unix.EMFILE, unix.ENFILE:
 			a.shed()
 			return
@@ -116,35 +131,62 @@ func (a *Acceptor) shed() {
 	}
 	_ = unix.Close(a.spare)
 	if fd, _, err := unix.Accept4(a.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC); err == nil {
-		a.refuseNow(fd, "no_descriptors")
+		a.refuseNow(fd, "no_descriptors", a.full())
 	}
 	a.spare = openSpare()
 }
 
-func (a *Acceptor) refuseNow(fd int, label string) {
-	a.counts.Refusals.Add(label, 1)
-	if a.engine == nil { // a client that waits for TLS would not understand it
-		_, _ = unix.SendmsgN(fd, overloadedResponse(a.limits.RetryAfterSecond), nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
-	}
+// refuseNow answers a connection that the loop never had, and closes it.
+func (a *Acceptor) refuseNow(fd int, label string, e *wire.Error) {
+	a.answer(fd, label, e)
 	_ = unix.Close(fd)
 }
 
-func (a *Acceptor) take(fd int) {
+// answer refuses a connection whose request nobody has read; close it then.
+func (a *Acceptor) answer(fd int, label string, e *wire.Error) {
+	a.counts.Refusals.Add(label, 1)
+	if a.engine != nil {
+		return // a client that waits for TLS would not understand it
+	}
+	_, _ = unix.SendmsgN(fd, refusal(e), nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+	// What the client has sent already would turn the close into a reset, and
+	// that could overtake the answer.
+	_, _ = unix.Read(fd, a.loop.Buffer())
+}
+
+func (a *Acceptor) full() *wire.Error {
+	return &wire.Error{Code: wire.Overloaded, RetryMS: a.limits.RetryAfterSecond * 1000, Reason: "this node has no room for another connection"}
+}
+
+func (a *Acceptor) take(fd int, client netip.Addr) {
 	a.counts.Accepted.Add(1)
 	if a.limits.MaxConnections > 0 && a.loop.Connections() >= a.limits.MaxConnections {
-		a.refuseNow(fd, "max_connections")
+		a.refuseNow(fd, "max_connections", a.full())
 		return
 	}
-	if a.pending >= a.limits.MaxHandshakes {
-		a.evict()
+	proxies := &a.limits.Proxies
+	behind := proxies.trusts(client)
+	if proxies.Protocol == ProxyRequired && !behind {
+		a.refuseNow(fd, string(wire.ProxyNotTrusted), &wire.Error{Code: wire.ProxyNotTrusted,
+			Reason: "only proxies may connect here: is this one missing in trusted_proxies?"})
+		return
 	}
-	h := &Handshake{acceptor: a, fd: fd}
+	h := &Handshake{acceptor: a, fd: fd, client: client, prelude: behind && proxies.Protocol != ProxyOff}
 	ref, err := a.loop.Add(fd, h)
 	if err != nil {
 		a.counts.Refusals.Add("no_descriptors", 1)
 		return
 	}
 	h.ref = ref
+	if h.seated = !behind; h.seated && !a.seat(h) {
+		a.answer(fd, string(wire.TooManyConnections), a.tooMany(client))
+		h.state = done
+		a.loop.Remove(ref)
+		return
+	}
+	if a.pending >= a.limits.MaxHandshakes {
+		a.evict()
+	}
 	if a.engine != nil {
 		h.secure()
 	}
@@ -152,6 +194,12 @@ func (a *Acceptor) take(fd int) {
 	a.pending++
 	a.enqueue(ref)
 	a.loop.WakeIn(ref, a.limits.HeadTimeout)
+}
+
+// seat counts h for its client's address, and reports false when that has as
+// many connections as it may have.
+func (a *Acceptor) seat(h *Handshake) bool {
+	return a.limits.Seats == nil || a.limits.Seats.TakeAddress(h.ref.Slot, h.client)
 }
 
 func (a *Acceptor) enqueue(ref loop.Ref) {

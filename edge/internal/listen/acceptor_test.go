@@ -28,9 +28,25 @@ type server struct {
 	served chan string // what the router saw: method, path, and what followed
 	hold   chan func() // answers a held request; run it on the loop
 	raw    chan *rawReader
+	door   *Acceptor
 }
 
 func serve(t *testing.T, limits Limits) *server {
+	t.Helper()
+	s := prepare(t, limits)
+	s.start()
+	return s
+}
+
+func (s *server) start() {
+	s.t.Helper()
+	if err := s.door.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// prepare is serve for those who do something before the first connection.
+func prepare(t *testing.T, limits Limits) *server {
 	t.Helper()
 	s := &server{t: t, counts: new(metrics.Loop), served: make(chan string, 64), hold: make(chan func(), 8), raw: make(chan *rawReader, 8)}
 	var err error
@@ -50,10 +66,7 @@ func serve(t *testing.T, limits Limits) *server {
 		limits.HeadTimeout = time.Hour
 	}
 	limits.MaxHandshakes, limits.RetryAfterSecond = 64, 2
-	a := NewAcceptor(s.loop, fds[0], s, limits, s.counts)
-	if err := a.Start(); err != nil {
-		t.Fatal(err)
-	}
+	s.door = NewAcceptor(s.loop, fds[0], s, limits, s.counts)
 	return s
 }
 
@@ -61,6 +74,9 @@ func serve(t *testing.T, limits Limits) *server {
 func (s *server) Serve(h *Handshake, head *Head, rest []byte) {
 	seen := string(head.Method) + " " + string(head.Path) + " +" + string(rest)
 	switch string(head.Path) {
+	case "/who":
+		h.Respond(200, "text/plain", []byte(h.Client().String()+" +"+string(rest)))
+		return
 	case "/raw":
 		s.upgrade(h)
 		s.served <- seen

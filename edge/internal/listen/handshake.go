@@ -1,9 +1,9 @@
 package listen
 
 import (
-	"encoding/json"
 	"errors"
 	"net/http"
+	"net/netip"
 	"strconv"
 	"time"
 
@@ -13,6 +13,8 @@ import (
 	"nabat/edge/internal/tlsconn"
 	"nabat/proto/wire"
 )
+
+const refusalType = "application/json; charset=utf-8"
 
 type handshakeState uint8
 
@@ -36,6 +38,9 @@ type Handshake struct {
 	scanned  int
 	tls      *tlsconn.Conn // nil on a plain port
 	deadline time.Time     // of the whole, where TLS wakes in between
+	client   netip.Addr
+	prelude  bool // a PROXY protocol header may or must come first
+	seated   bool // counted for its client's address, or refused that
 }
 
 // readsPerTurn is how many buffers one client may send before others get their
@@ -89,20 +94,32 @@ func (h *Handshake) feed(b []byte) {
 	n, err := head.Parse(b, h.scanned, h.acceptor.limits.MaxHead)
 	switch {
 	case errors.Is(err, ErrMore):
-		if h.buf == nil {
-			h.buf = append(make([]byte, 0, 2*len(b)), b...)
-		}
+		h.keep(b)
 		h.scanned = len(h.buf)
 	case err != nil:
-		var refusal *wire.Error
-		if !errors.As(err, &refusal) {
-			refusal = &wire.Error{Code: wire.BadRequest, Reason: err.Error()}
-		}
-		h.Refuse(refusal)
+		h.refuse(err)
 	default:
 		h.headOnly = string(head.Method) == "HEAD"
+		if !h.identify(head) {
+			return
+		}
 		h.acceptor.router.Serve(h, head, b[n:])
 	}
+}
+
+// keep copies b, which is what has arrived so far, unless it is kept already.
+func (h *Handshake) keep(b []byte) {
+	if h.buf == nil {
+		h.buf = append(make([]byte, 0, 2*len(b)), b...)
+	}
+}
+
+func (h *Handshake) refuse(err error) {
+	var e *wire.Error
+	if !errors.As(err, &e) {
+		e = &wire.Error{Code: wire.BadRequest, Reason: err.Error()}
+	}
+	h.Refuse(e)
 }
 
 // Hold keeps a copy of what the head and the bytes behind it alias, for an
@@ -190,11 +207,7 @@ func (h *Handshake) Refuse(e *wire.Error, headers ...string) {
 		return
 	}
 	h.acceptor.counts.Refusals.Add(string(e.Code), 1)
-	if e.RetryMS > 0 {
-		headers = append(headers, "Retry-After: "+strconv.Itoa((e.RetryMS+999)/1000))
-	}
-	body := wire.AppendError(nil, nil, e)
-	h.Respond(e.Code.HTTPStatus(), "application/json; charset=utf-8", append(body, '\n'), headers...)
+	h.Respond(e.Code.HTTPStatus(), refusalType, refusalBody(e), withRetry(e, headers)...)
 }
 
 // Respond answers with a complete response and closes. Headers are whole lines
@@ -253,9 +266,16 @@ func AppendDate(b []byte, now time.Time) []byte {
 	return append(b, "\r\n"...)
 }
 
-func overloadedResponse(retryAfter int) []byte {
-	body, _ := json.Marshal(map[string]any{"error": map[string]any{"code": wire.Overloaded,
-		"reason": "this node has no room for another connection", "retry_ms": retryAfter * 1000}})
-	return response(http.StatusServiceUnavailable, "application/json; charset=utf-8", append(body, '\n'),
-		"Retry-After: "+strconv.Itoa(retryAfter))
+// refusal is the response that refuses a request with e.
+func refusal(e *wire.Error) []byte {
+	return response(e.Code.HTTPStatus(), refusalType, refusalBody(e), withRetry(e, nil)...)
+}
+
+func refusalBody(e *wire.Error) []byte { return append(wire.AppendError(nil, nil, e), '\n') }
+
+func withRetry(e *wire.Error, headers []string) []string {
+	if e.RetryMS > 0 {
+		headers = append(headers, "Retry-After: "+strconv.Itoa((e.RetryMS+999)/1000))
+	}
+	return headers
 }

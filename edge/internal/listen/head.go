@@ -90,6 +90,9 @@ func foreign(buf []byte) error {
 	if len(buf) >= 2 && buf[0] == tlsHandshake && buf[1] == 0x03 {
 		return &wire.Error{Code: wire.TLSOnPlainPort, Reason: "this port speaks plain HTTP: use ws:// or http://, or put a TLS proxy before it"}
 	}
+	if is, _ := isProxyHeader(buf); is {
+		return &wire.Error{Code: wire.ProxyNotTrusted, Reason: "a PROXY protocol header arrived from where none is taken: set proxy_protocol, and name the proxy in trusted_proxies"}
+	}
 	if bytes.HasPrefix(buf, []byte("PRI * HTTP/2")) {
 		return &wire.Error{Code: wire.HTTPVersion, Reason: "this port speaks HTTP/1.1, not HTTP/2: let the proxy use HTTP/1.1 to its backends"}
 	}

@@ -27,8 +27,19 @@ func (h *Handshake) secure() {
 	h.deadline = h.acceptor.loop.Now().Add(h.acceptor.limits.HeadTimeout)
 }
 
-// receive takes bytes off the wire.
+// receive takes bytes off the wire. What a proxy says about its client comes
+// first and in the clear.
 func (h *Handshake) receive(b []byte) {
+	if h.prelude {
+		if h.buf != nil {
+			b = append(h.buf, b...)
+		}
+		h.buf = nil
+		var ok bool
+		if b, ok = h.takeProxyHeader(b); !ok {
+			return
+		}
+	}
 	if h.tls == nil {
 		h.feed(b)
 		return

@@ -11,12 +11,13 @@ import (
 )
 
 // SocketOptions are set on the listening socket; accepted sockets inherit them
-// at no cost of their own.
+// at no cost of their own. What is 0 is left as the kernel has it.
 type SocketOptions struct {
 	Backlog      int           // connections the kernel holds until they are accepted
 	SendBuffer   int           // SO_SNDBUF, bytes: bounds what a stalled reader costs the kernel
 	NotSentLowat int           // TCP_NOTSENT_LOWAT, bytes
 	UserTimeout  time.Duration // TCP_USER_TIMEOUT: unacknowledged data older than this ends the connection
+	KeepAlive    time.Duration // TCP_KEEPIDLE: silence after which the kernel asks whether the peer is there
 }
 
 // Sockets opens n listening sockets on one address, so that each loop accepts
@@ -112,11 +113,19 @@ func bind(sa unix.Sockaddr, domain int, share bool) (int, error) {
 	return fd, nil
 }
 
+// keepAliveProbes without an answer end a connection. They are spread over as
+// long again as the silence before them.
+const keepAliveProbes = 4
+
 func apply(fd int, o SocketOptions) error {
 	type option struct{ level, name, value int }
 	options := []option{
 		{unix.IPPROTO_TCP, unix.TCP_NODELAY, 1},
-		{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
+	}
+	if o.KeepAlive > 0 {
+		idle := max(int(o.KeepAlive.Seconds()), 1)
+		options = append(options, option{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1}, option{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, idle},
+			option{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, max(idle/keepAliveProbes, 1)}, option{unix.IPPROTO_TCP, unix.TCP_KEEPCNT, keepAliveProbes})
 	}
 	if o.SendBuffer > 0 {
 		options = append(options, option{unix.SOL_SOCKET, unix.SO_SNDBUF, o.SendBuffer})
