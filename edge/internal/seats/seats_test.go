@@ -46,8 +46,10 @@ func TestSeatsComeBackWithTheirConnection(t *testing.T) {
 	if h.TakeAddress(2, a) {
 		t.Fatal("a refused connection gave back another's seat")
 	}
-	if !h.TakeUser(0, "alice") || !h.TakeUser(0, "alice") {
-		t.Fatal("a connection may name its user again")
+	for range 2 { // a connection may name its user again
+		if !h.TakeUser(0, "alice") {
+			t.Fatal("refused below the bound")
+		}
 	}
 	if h.TakeUser(1, "alice") {
 		t.Fatal("taken above the bound")
