@@ -88,73 +88,64 @@ func (t *Table) Owners() (n int) {
 	return n
 }
 
-// Held is what the connections of one loop have taken, by slot: 16 bytes for
-// each, and nothing where neither is counted. Owner: the loop.
-type Held struct {
-	// Set at creation, never changed. Either may be nil: not counted.
-	addresses, users *Table
-
-	// Owned by loop.
-	slots []pair
-}
-
-type pair struct{ address, user key }
+// Held is what the connections of one loop have taken: 8 bytes for each and for
+// each table, nothing where there is none. Owner: the loop.
+type Held struct{ addresses, users places }
 
 // NewHeld returns what the connections of one loop hold in tables that all
-// loops share.
-func NewHeld(addresses, users *Table) *Held { return &Held{addresses: addresses, users: users} }
-
-func (h *Held) slot(n uint32) *pair {
-	for int(n) >= len(h.slots) {
-		h.slots = append(h.slots, pair{})
-	}
-	return &h.slots[n]
+// loops share. Either may be nil: not counted.
+func NewHeld(addresses, users *Table) *Held {
+	return &Held{places{table: addresses}, places{table: users}}
 }
 
 // TakeAddress counts the connection in slot for its client's address. It
 // reports false when the address has as many as it may have.
 func (h *Held) TakeAddress(slot uint32, a netip.Addr) bool {
-	if h.addresses == nil || !a.IsValid() {
+	if h.addresses.table == nil || !a.IsValid() {
 		return true
 	}
-	return take(h.addresses, &h.slot(slot).address, h.addresses.address(a))
+	return h.addresses.take(slot, h.addresses.table.address(a))
 }
 
 // TakeUser is TakeAddress for the user of a verified token; a client without
-// one is nobody's.
+// one is nobody's. Who had another user before gives that seat back.
 func (h *Held) TakeUser(slot uint32, user string) bool {
-	if h.users == nil || user == "" {
+	if h.users.table == nil || user == "" {
 		return true
 	}
-	return take(h.users, &h.slot(slot).user, h.users.user(user))
-}
-
-// take moves the place from its owner to k.
-func take(t *Table, place *key, k key) bool {
-	if *place == k {
-		return true
-	}
-	if !t.take(k) {
-		return false
-	}
-	if *place != 0 {
-		t.release(*place)
-	}
-	*place = k
-	return true
+	return h.users.take(slot, h.users.table.user(user))
 }
 
 // Leave gives back what the connection in slot has taken.
 func (h *Held) Leave(slot uint32) {
-	if int(slot) >= len(h.slots) {
-		return
+	h.addresses.leave(slot)
+	h.users.leave(slot)
+}
+
+// places are the seats of one loop's connections in one table, by slot.
+type places struct {
+	table *Table
+	owner []key
+}
+
+func (p *places) take(slot uint32, k key) bool {
+	for int(slot) >= len(p.owner) {
+		p.owner = append(p.owner, 0)
 	}
-	p := &h.slots[slot]
-	if p.address != 0 {
-		h.addresses.release(p.address)
+	if p.owner[slot] == k {
+		return true
 	}
-	if p.user != 0 {
-		h.users.release(p.user)
+	if !p.table.take(k) {
+		return false
 	}
-	*p = pair{}
+	p.leave(slot)
+	p.owner[slot] = k
+	return true
+}
+
+func (p *places) leave(slot uint32) {
+	if int(slot) < len(p.owner) && p.owner[slot] != 0 {
+		p.table.release(p.owner[slot])
+		p.owner[slot] = 0
+	}
 }

@@ -71,8 +71,8 @@ func TestNothingIsKeptWhereNothingIsCounted(t *testing.T) {
 	if !h.TakeAddress(1000, netip.MustParseAddr("192.0.2.1")) || !h.TakeUser(1000, "alice") {
 		t.Fatal("refused without a bound")
 	}
-	if h.Leave(1000); h.slots != nil {
-		t.Fatalf("%d slots", len(h.slots))
+	if h.Leave(1000); h.addresses.owner != nil || h.users.owner != nil {
+		t.Fatalf("%d and %d slots", len(h.addresses.owner), len(h.users.owner))
 	}
 }
 

@@ -17,13 +17,19 @@ type Rates struct {
 }
 
 // meter is what a session has used of its rates.
-type meter struct{ messages, bytes, subscribes rate.Bucket }
+type meter struct {
+	messages, bytes, subscribes rate.Bucket
+	refused                     uint16 // less those that passed since
+}
 
-func (s *Session) used() *meter {
-	if s.meter == nil {
-		s.meter = new(meter)
+func (s *Session) metered() *meter {
+	if s.wait == nil {
+		s.wait = new(waiting)
 	}
-	return s.meter
+	if s.wait.meter == nil {
+		s.wait.meter = new(meter)
+	}
+	return s.wait.meter
 }
 
 // withinRates takes one inbound object from the buckets, or refuses it.
@@ -32,7 +38,7 @@ func (c call) withinRates(text []byte) bool {
 	if !r.Messages.On() && !r.Bytes.On() {
 		return true
 	}
-	m, now, size := c.used(), c.host.Elapsed(), int64(len(text))
+	m, now, size := c.metered(), c.host.Elapsed(), int64(len(text))
 	messages, bytes := m.messages.Wait(r.Messages, 1, now), m.bytes.Wait(r.Bytes, size, now)
 	if messages == 0 && bytes == 0 {
 		m.messages.Spend(r.Messages, 1, now)
@@ -53,7 +59,7 @@ func (c call) withinRates(text []byte) bool {
 // refuses it.
 func (c call) withinSubscribes(cmd *wire.Command, rooms int) bool {
 	if r := c.limits.Rates.Subscribes; r.On() {
-		m, now := c.used(), c.host.Elapsed()
+		m, now := c.metered(), c.host.Elapsed()
 		if wait := m.subscribes.Wait(r, int64(rooms), now); wait > 0 {
 			c.overRate(cmd, "this connection subscribes to too many rooms in a second", wait)
 			return false
@@ -67,16 +73,17 @@ func (c call) withinSubscribes(cmd *wire.Command, rooms int) bool {
 // forgive lets a command that passed make up for one that was refused: whoever
 // keeps near the rate is never closed, whoever ignores refusals is.
 func (s *Session) forgive() {
-	if s.over > 0 {
-		s.over--
+	if s.wait != nil && s.wait.meter != nil && s.wait.meter.refused > 0 {
+		s.wait.meter.refused--
 	}
 }
 
 func (c call) overRate(cmd *wire.Command, reason string, wait int64) {
-	c.over++
+	m := c.metered()
+	m.refused++
 	const ms = int64(time.Millisecond)
 	c.refuse(cmd, &wire.Error{Code: wire.RateLimited, Reason: reason, RetryMS: int((wait + ms - 1) / ms)})
-	if int(c.over) >= c.limits.Rates.MaxRefusals {
+	if int(m.refused) >= c.limits.Rates.MaxRefusals {
 		c.end(wire.CloseRateLimited)
 	}
 }

@@ -107,20 +107,20 @@ const (
 // All methods must be called on the owning loop.
 type Session struct {
 	identity *Identity // nil: anonymous
-	wait     *waiting  // nil while nothing is in flight
-	meter    *meter    // nil where there are no rates
+	wait     *waiting  // nil while nothing is in flight and nothing is metered
 	deadline int64     // of connect, unix seconds; 0 once connected
 	state    state
 	warned   bool   // the expiry warning was sent
 	bad      uint16 // Limits stay within both
 	inFlight uint16
-	over     uint16 // refused by a rate, less those that passed since
 }
 
-// waiting is what a session needs only while answers are outstanding.
+// waiting is what a session needs only while answers are outstanding, and where
+// it has rates to keep.
 type waiting struct {
 	held    [][]byte // commands that came before connect was answered
 	joining map[string]*joining
+	meter   *meter // nil where there are no rates
 }
 
 // call is a session with what every method needs beside it, for one event.
@@ -244,7 +244,7 @@ func (c call) release() {
 }
 
 func (c call) tidy() {
-	if c.wait != nil && len(c.wait.held) == 0 && len(c.wait.joining) == 0 {
+	if c.wait != nil && len(c.wait.held) == 0 && len(c.wait.joining) == 0 && c.wait.meter == nil {
 		c.wait = nil
 	}
 }
