@@ -11,7 +11,6 @@ import (
 	"nabat/edge/internal/loop"
 	"nabat/edge/internal/rate"
 	"nabat/edge/internal/session"
-	"nabat/proto/wire"
 )
 
 // proxies is whom the edge believes about a client's address.
@@ -81,21 +80,6 @@ func (c *Config) sessionRates() session.Rates {
 		MaxRefusals: c.MaxRateRefusals,
 	}
 }
-
-// Seat implements session.Host.
-func (w *worker) Seat(ref session.Ref, user string) *wire.Error {
-	if w.seats.TakeUser(ref.Slot, user) {
-		return nil
-	}
-	return &wire.Error{Code: wire.TooManyConnections, RetryMS: listen.Spread(listen.TooManyRetry),
-		Reason: fmt.Sprintf("user %s has %d connections, as many as one may have", clip(user), w.edge.cfg.MaxConnectionsPerUser)}
-}
-
-// Elapsed implements session.Host.
-func (w *worker) Elapsed() int64 { return max(int64(w.loop.Now().Sub(w.began)), 0) }
-
-// Refused implements session.Host.
-func (w *worker) Refused(code wire.Code) { w.counts.Refusals.Add(string(code), 1) }
 
 // noteClient is the only place that writes addresses down.
 func (w *worker) noteClient(h *listen.Handshake, path string) {

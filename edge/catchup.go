@@ -239,7 +239,7 @@ func (b *catchups) tell(c *catchup, cut *resume.Cut, reason string) {
 	if c.answer == nil {
 		if cut != nil {
 			b.w.counts.Notices.Add(1)
-			b.w.Send(session.Ref(c.ref), wire.AppendGap(nil, wire.Gap{Room: c.room, From: cut.From, To: cut.To, Reason: reason}))
+			b.w.host().Send(session.Ref(c.ref), wire.AppendGap(nil, wire.Gap{Room: c.room, From: cut.From, To: cut.To, Reason: reason}))
 		}
 		return
 	}
@@ -351,7 +351,7 @@ func (b *catchups) replay(from upstream.From, done func(upstream.Replay)) {
 // it: it was away for so short a time, and so few messages came, that the policy
 // keeps them all.
 func (b *catchups) provable(c *catchup, messages int) bool {
-	p := b.w.Policy(c.room)
+	p := b.w.host().Policy(c.room)
 	if p == nil || p.History == nil || c.cursor.Position() != 0 {
 		return false
 	}

@@ -348,8 +348,8 @@ func TestWhoLeavesWhileJoiningDoesNotTakeTheRoomFromTheNext(t *testing.T) {
 	w := e.workers[0]
 	joined := make(chan *wire.Error, 1)
 	if err := w.loop.Do(func() { // both wait for the same answer of NATS
-		w.Join(session.Ref(first), session.Want{Room: "r"}, func(wire.Position, bool, *wire.Error) { w.Leave(session.Ref(first), "r") })
-		w.Join(session.Ref(second), session.Want{Room: "r"}, func(_ wire.Position, _ bool, err *wire.Error) { joined <- err })
+		w.host().Join(session.Ref(first), session.Want{Room: "r"}, func(wire.Position, bool, *wire.Error) { w.host().Leave(session.Ref(first), "r") })
+		w.host().Join(session.Ref(second), session.Want{Room: "r"}, func(_ wire.Position, _ bool, err *wire.Error) { joined <- err })
 	}); err != nil {
 		t.Fatal(err)
 	}

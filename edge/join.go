@@ -47,7 +47,7 @@ func (b *catchups) decideResume(c *catchup, otherEpoch bool) {
 }
 
 func (b *catchups) givesLatest(room string) bool {
-	p := b.w.Policy(room)
+	p := b.w.host().Policy(room)
 	return p != nil && p.Latest
 }
 

@@ -228,12 +228,12 @@ func (r *router) admit(h *listen.Handshake, head *listen.Head, rest []byte, q re
 	}
 	w := (*worker)(r)
 	probe := new(session.Session)
-	if err := probe.Admit(w, &w.limits, id, q.rooms); err != nil {
+	if err := probe.Admit(w.host(), &w.limits, id, q.rooms); err != nil {
 		r.refuse(h, q, err)
 		return
 	}
 	if id != nil {
-		if err := w.Seat(session.Ref(h.Ref()), id.User); err != nil {
+		if err := w.host().Seat(session.Ref(h.Ref()), id.User); err != nil {
 			r.refuse(h, q, err)
 			return
 		}
@@ -242,7 +242,7 @@ func (r *router) admit(h *listen.Handshake, head *listen.Head, rest []byte, q re
 	if q.path == "/sse" {
 		c := new(sse.Conn)
 		c.Start(w.env, h.Ref(), h.Upgrade(c), sse.Head(w.loop.Now(), q.cors...))
-		c.Session.Open(w, c.SessionRef(), &w.limits, id, q.rooms)
+		c.Session.Open(w.host(), c.SessionRef(), &w.limits, id, q.rooms)
 		return
 	}
 	response, err := ws.Accept(head, q.protocol)
@@ -252,7 +252,7 @@ func (r *router) admit(h *listen.Handshake, head *listen.Head, rest []byte, q re
 	}
 	c := new(ws.Conn)
 	c.Start(w.env, h.Ref(), h.Upgrade(c), response)
-	c.Session.Open(w, c.SessionRef(), &w.limits, id, q.rooms)
+	c.Session.Open(w.host(), c.SessionRef(), &w.limits, id, q.rooms)
 	if len(rest) > 0 {
 		c.Feed(rest)
 	}

@@ -19,8 +19,8 @@ import (
 	"nabat/proto/wire"
 )
 
-// worker is one loop with all that belongs to it. It is the Host of its
-// loop's sessions. Everything runs on the loop unless a comment says otherwise.
+// worker is one loop with all that belongs to it. Everything runs on the loop
+// unless a comment says otherwise.
 type worker struct {
 	// Set at creation, never changed.
 	edge   *Edge
@@ -45,7 +45,6 @@ type worker struct {
 }
 
 var (
-	_ session.Host    = (*worker)(nil)
 	_ loop.Turn       = (*worker)(nil)
 	_ transport.Rooms = (*worker)(nil)
 )
@@ -66,7 +65,7 @@ func newWorker(e *Edge, index int, sockets sockets) (*worker, error) {
 		MaxPublishBytes: int(c.MaxMessageBytes), ConnectTimeout: seconds(c.ConnectTimeout), ExpiryWarning: seconds(c.ExpiryWarning), MaxHistory: c.MaxHistory, Rates: c.sessionRates()}
 	w.bounds = transport.Limits{MaxMessageBytes: int(c.MaxMessageBytes), PingInterval: c.PingInterval,
 		PongTimeout: c.PongTimeout, CloseTimeout: c.CloseTimeout}
-	w.env = &transport.Env{Loop: l, Writer: w.writer, Counts: w.counts, Host: w, Session: &w.limits,
+	w.env = &transport.Env{Loop: l, Writer: w.writer, Counts: w.counts, Host: w.host(), Session: &w.limits,
 		Limits: &w.bounds, Leave: w.leaveAll, Gap: w.gap, Lag: w.behind.lag, Drained: w.behind.drained}
 	proxies, err := c.proxies()
 	if err != nil {
@@ -157,7 +156,7 @@ func (w *worker) member(id string) (uint32, bool) {
 
 // Rule implements transport.Rooms.
 func (w *worker) Rule(room uint32) outq.Rule {
-	p := w.Policy(w.hub.Name(room))
+	p := w.host().Policy(w.hub.Name(room))
 	switch {
 	case p == nil:
 		return outq.Drop
@@ -172,39 +171,6 @@ func (w *worker) Rule(room uint32) outq.Rule {
 func (w *worker) client(ref session.Ref) transport.Client {
 	c, _ := w.loop.Handler(loop.Ref(ref)).(transport.Client)
 	return c
-}
-
-// Now implements session.Host.
-func (w *worker) Now() int64 { return w.loop.Now().Unix() }
-
-// Policy implements session.Host. Safe from any goroutine.
-func (w *worker) Policy(room string) *policy.Policy { return w.edge.policy(room) }
-
-// Join implements session.Host. The client becomes a member once NATS has
-// confirmed the room's subscription, so that whoever was told "subscribed" gets
-// what is published from then on.
-func (w *worker) Join(ref session.Ref, want session.Want, done func(wire.Position, bool, *wire.Error)) {
-	finish := func(place hub.Place, err error) {
-		c := w.client(ref)
-		if c == nil || c.Leaving() {
-			return
-		}
-		if err != nil {
-			done(wire.Position{}, false, &wire.Error{Code: wire.Unavailable, RetryMS: 1000,
-				Reason: "room " + want.Room + " can not be joined now: " + err.Error()})
-			return
-		}
-		w.enter(ref, c, want, place, done)
-	}
-	if number, ok := w.hub.Number(want.Room); ok {
-		finish(w.hub.Place(number), nil)
-		return
-	}
-	waiting, asked := w.joining[want.Room]
-	w.joining[want.Room] = append(waiting, finish)
-	if !asked {
-		w.edge.upstream.Acquire(want.Room, w.index)
-	}
 }
 
 // enter makes a client a member of an open room.
@@ -298,27 +264,6 @@ func (w *worker) release(room string) {
 	}
 }
 
-// Leave implements session.Host.
-func (w *worker) Leave(ref session.Ref, room string) bool {
-	number, ok := w.hub.Number(room)
-	if !ok {
-		return false
-	}
-	left, last := w.hub.Leave(ref.Slot, room)
-	if !left {
-		return false
-	}
-	w.behind.forget(ref.Slot, number)
-	w.counts.Leaves.Add(1)
-	if o := w.writer.Out(ref.Slot); o != nil {
-		w.writer.ForgetRoom(o, number)
-	}
-	if last {
-		w.release(room)
-	}
-	return true
-}
-
 // leaveAll is called once for each connection, before it closes.
 func (w *worker) leaveAll(ref loop.Ref) {
 	w.counts.Leaves.Add(uint64(w.hub.Count(ref.Slot)))
@@ -340,47 +285,6 @@ func (w *worker) gap(ref loop.Ref, rooms []uint32) {
 			c.SendObject(wire.AppendGap(nil, wire.Gap{Room: name, Reason: wire.GapSlow}))
 		}
 	}
-}
-
-// Rooms implements session.Host.
-func (w *worker) Rooms(ref session.Ref) []string { return w.hub.RoomsOf(ref.Slot) }
-
-// RoomCount implements session.Host.
-func (w *worker) RoomCount(ref session.Ref) int { return w.hub.Count(ref.Slot) }
-
-// Name implements session.Host.
-func (w *worker) Name(ref session.Ref) (string, string) {
-	return formatSession(w.edge.instance, w.index, loop.Ref(ref)), w.edge.cfg.Node
-}
-
-// Send implements session.Host.
-func (w *worker) Send(ref session.Ref, object []byte) {
-	if c := w.client(ref); c != nil {
-		c.SendObject(object)
-	}
-}
-
-// WakeAt implements session.Host.
-func (w *worker) WakeAt(ref session.Ref, unix int64) {
-	if c := w.client(ref); c != nil {
-		c.WakeAt(unix)
-	}
-}
-
-// Close implements session.Host.
-func (w *worker) Close(ref session.Ref, c wire.Close) {
-	if client := w.client(ref); client != nil {
-		client.Close(c)
-	}
-}
-
-// Verify implements session.Host.
-func (w *worker) Verify(ref session.Ref, token string, done func(*session.Identity, *wire.Error)) {
-	w.verify(token, func(id *session.Identity, err *wire.Error) {
-		if c := w.client(ref); c != nil && !c.Leaving() {
-			done(id, err)
-		}
-	})
 }
 
 var errBusy = errors.New("too many publishes are waiting for NATS")
@@ -409,7 +313,7 @@ func (w *worker) drain(c wire.Close, over time.Duration, hurry <-chan struct{}) 
 		refs = refs[n:]
 		if w.loop.Do(func() {
 			for _, ref := range batch {
-				w.Close(ref, c)
+				w.host().Close(ref, c)
 			}
 		}) != nil || len(refs) == 0 {
 			return

@@ -125,7 +125,7 @@ func New(opts Options) (*Loop, error) {
 		}
 	}
 	if err := l.open(fail); err != nil {
-		l.closeDescriptors()
+		closeAll(l.inner, l.event, l.timer)
 		return nil, err
 	}
 	return l, nil
@@ -421,12 +421,12 @@ func (l *Loop) Close() error {
 	// Post took just before.
 	l.runTasks()
 	l.table.each(func(ref Ref, _ Handler) { l.Remove(ref) })
-	l.closeDescriptors()
+	closeAll(l.inner, l.event, l.timer)
 	return err
 }
 
-func (l *Loop) closeDescriptors() {
-	for _, fd := range []int{l.inner, l.event, l.timer} {
+func closeAll(fds ...int) {
+	for _, fd := range fds {
 		if fd >= 0 {
 			_ = unix.Close(fd)
 		}

@@ -319,7 +319,7 @@ func (c call) publish(cmd *wire.Command) {
 		c.refuse(cmd, &wire.Error{Code: wire.BadRoom, Reason: err.Error()})
 		return
 	}
-	if err := c.mayPublish(p.Room); err != nil {
+	if err := mayPublish(c.host, c.identity, p.Room); err != nil {
 		c.refuse(cmd, err)
 		return
 	}
@@ -349,7 +349,7 @@ func (c call) history(cmd *wire.Command) {
 		c.refuse(cmd, &wire.Error{Code: wire.BadRoom, Reason: err.Error()})
 		return
 	}
-	if err := c.mayReadHistory(h.Room); err != nil {
+	if err := mayReadHistory(c.host, c.identity, h.Room); err != nil {
 		c.refuse(cmd, err)
 		return
 	}
@@ -409,7 +409,7 @@ func (c call) auth(cmd *wire.Command) {
 func (c call) leaveForbidden() {
 	if c.wait != nil {
 		for room, e := range c.wait.joining {
-			if err := c.maySubscribe(c.identity, room); err != nil {
+			if err := maySubscribe(c.host, c.identity, room); err != nil {
 				if e.tentative {
 					c.host.Leave(c.ref, room)
 				}
@@ -419,7 +419,7 @@ func (c call) leaveForbidden() {
 	}
 	var lost []string
 	for _, room := range c.host.Rooms(c.ref) {
-		if c.maySubscribe(c.identity, room) != nil {
+		if maySubscribe(c.host, c.identity, room) != nil {
 			c.host.Leave(c.ref, room)
 			lost = append(lost, room)
 		}

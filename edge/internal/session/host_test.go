@@ -279,7 +279,7 @@ func (h *host) check() []string {
 	}
 	c := call{s, h, Ref{}, &h.limits}
 	for room := range h.members {
-		if err := c.maySubscribe(s.identity, room); err != nil && s.state == connected {
+		if err := maySubscribe(c.host, s.identity, room); err != nil && s.state == connected {
 			h.fault("in %s: %v", room, err)
 		}
 	}

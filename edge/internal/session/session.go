@@ -259,59 +259,11 @@ func (c call) checkRooms(id *Identity, rooms []Want, have int) *wire.Error {
 		if err := subject.CheckRoom(want.Room); err != nil {
 			return &wire.Error{Code: wire.BadRoom, Reason: err.Error()}
 		}
-		if err := c.maySubscribe(id, want.Room); err != nil {
+		if err := maySubscribe(c.host, id, want.Room); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// maySubscribe: a client with a token has exactly what the token grants, one
-// without has what the room's policy opens to everybody.
-func (c call) maySubscribe(id *Identity, room string) *wire.Error {
-	p := c.host.Policy(room)
-	switch {
-	case p == nil:
-		return notAllowed("no policy matches room %s", room)
-	case id != nil && !id.Grant.MaySubscribe(room):
-		return notAllowed("subscribe to %s is not granted by the token", room)
-	case id == nil && !p.Anonymous.Subscribe:
-		return notAllowed("subscribe to %s is not open to clients without a token", room)
-	}
-	return nil
-}
-
-func (c call) mayPublish(room string) *wire.Error {
-	p := c.host.Policy(room)
-	switch {
-	case p == nil:
-		return notAllowed("no policy matches room %s", room)
-	case !p.Publish:
-		return notAllowed("the policy of %s does not let clients publish", room)
-	case c.identity != nil && !c.identity.Grant.MayPublish(room):
-		return notAllowed("publish to %s is not granted", room)
-	case c.identity == nil && !p.Anonymous.Publish:
-		return notAllowed("publish to %s is not open to clients without a token", room)
-	}
-	return nil
-}
-
-// mayReadHistory: a client without a token reads what it may join.
-func (c call) mayReadHistory(room string) *wire.Error {
-	p := c.host.Policy(room)
-	switch {
-	case p == nil:
-		return notAllowed("no policy matches room %s", room)
-	case c.identity != nil && !c.identity.Grant.MayReadHistory(room):
-		return notAllowed("history of %s is not granted by the token", room)
-	case c.identity == nil && !p.Anonymous.Subscribe:
-		return notAllowed("history of %s is not open to clients without a token", room)
-	}
-	return nil
-}
-
-func notAllowed(format, room string) *wire.Error {
-	return &wire.Error{Code: wire.NotAllowed, Reason: fmt.Sprintf(format, room)}
 }
 
 // withGranted is rooms and those that id's token joins, none of them twice: the
