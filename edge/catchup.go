@@ -39,6 +39,9 @@ type catchup struct {
 	resumed uint64 // the offset that it came back with
 	tries   int
 
+	overtaking         bool   // the room conflates: only the newest of each key is wanted
+	since, sinceBefore uint64 // places in the room's table; before this turn's chunk
+
 	lagging bool                // the client was live here and could not keep up
 	notice  bool                // that has to be said first
 	answer  func(wire.Position) // of a client that came back, until it is known
@@ -118,7 +121,10 @@ func (b *catchups) drained(ref loop.Ref) {
 // lag is called when this turn's messages of a room did not fit into a
 // connection's queue.
 func (b *catchups) lag(ref loop.Ref, room uint32) {
-	if c := b.list[key{ref.Slot, room}]; c != nil {
+	if c := b.list[key{ref.Slot, room}]; c != nil && c.overtaking {
+		c.since, c.stash, c.waiting = c.sinceBefore, nil, true
+		return
+	} else if c != nil {
 		c.stash, c.turn = append(c.turn[:len(c.turn):len(c.turn)], c.stash...), nil
 		c.waiting = true // for the socket
 		return
@@ -126,6 +132,9 @@ func (b *catchups) lag(ref loop.Ref, room uint32) {
 	b.w.counts.Lags.Add(1)
 	c := b.behind(ref, room, resume.Lag[*frame.Message](b.w.hub.Place(room).Epoch, b.w.hub.Before(room)))
 	c.lagging, c.notice, c.waiting = true, true, true
+	if newest := b.w.conflating[room]; newest != nil {
+		c.overtaking, c.since, c.sinceBefore, c.notice = true, newest.before, newest.before, false
+	}
 }
 
 // skip moves a room on to an offset though messages before it did not come: its
@@ -176,7 +185,7 @@ func (b *catchups) advance(c *catchup) {
 		client.SendObject(wire.AppendLagging(nil, b.position(c)))
 	}
 	c.turn = nil
-	if len(c.stash) == 0 {
+	if len(c.stash) == 0 && !(c.overtaking && b.overtake(c)) {
 		b.decide(c)
 	}
 	// What was decided is written in chunks, and the rest in later turns.

@@ -193,6 +193,10 @@ func (e *Edge) setPolicies(value []byte, revision uint64) {
 	}
 	e.policies.Store(set)
 	e.upstream.PoliciesChanged()
+	for _, w := range e.workers {
+		// An error of Post means that the loop has stopped.
+		_ = w.loop.Post(func() { w.hub.Rooms(w.conflates) })
+	}
 	e.log.Info("policies in force", "version", set.Version, "policies", len(set.Rooms))
 }
 

@@ -69,6 +69,7 @@ func (h host) Leave(ref session.Ref, room string) bool {
 		h.writer.ForgetRoom(o, number)
 	}
 	if last {
+		delete(h.conflating, number)
 		h.release(room)
 	}
 	return true

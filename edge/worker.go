@@ -42,6 +42,9 @@ type worker struct {
 	joining map[string][]func(hub.Place, error) // rooms that are not open yet, and who waits
 	taken   []*frame.Message
 	behind  catchups
+	// Rooms whose messages may overtake each other, by the hub's number.
+	conflating map[uint32]*conflated
+	turn       uint64
 }
 
 var (
@@ -52,6 +55,7 @@ var (
 func newWorker(e *Edge, index int, sockets sockets) (*worker, error) {
 	w := &worker{edge: e, index: index, hub: hub.New(), counts: new(metrics.Loop),
 		joining: make(map[string][]func(hub.Place, error)), seats: seats.NewHeld(e.addresses, e.users), began: time.Now()}
+	w.conflating = make(map[uint32]*conflated)
 	w.behind = catchups{w: w, list: make(map[key]*catchup)}
 	l, err := loop.New(loop.Options{OnError: func(err error) { e.fail(err) }})
 	if err != nil {
@@ -87,11 +91,13 @@ func seconds(d time.Duration) int64 { return max(int64((d+time.Second-1)/time.Se
 // EndTurn hands out what NATS brought and writes what the turn collected.
 func (w *worker) EndTurn() {
 	var lost map[string]hub.Loss
+	w.turn++
 	w.taken, lost = w.inbox.Take(w.taken)
 	for _, m := range w.taken {
 		switch {
 		case m.Mark != nil:
 			w.marked(m.Room, m.Mark)
+		case w.newest(m):
 		case w.hub.Push(m):
 			w.behind.skip(m.Room, m.Prev)
 			w.hub.Push(m)
@@ -160,7 +166,7 @@ func (w *worker) Rule(room uint32) outq.Rule {
 	switch {
 	case p == nil:
 		return outq.Drop
-	case w.hub.Place(room).Epoch != "" && p.SlowRule() == policy.Lag:
+	case w.hub.Place(room).Epoch != "" && p.SlowRule() == policy.Lag, w.conflating[room] != nil:
 		return outq.Lag
 	case p.SlowRule() == policy.Disconnect:
 		return outq.Disconnect
@@ -179,6 +185,7 @@ func (w *worker) enter(ref session.Ref, client transport.Client, want session.Wa
 	number, _ := w.hub.Number(want.Room)
 	if first {
 		w.hub.SetPlace(number, place)
+		w.conflates(number)
 	}
 	place = w.hub.Place(number)
 	at := wire.Position{Room: want.Room, Epoch: place.Epoch, Offset: place.Offset}
@@ -270,7 +277,10 @@ func (w *worker) leaveAll(ref loop.Ref) {
 	if len(w.behind.list) > 0 {
 		w.hub.Each(ref.Slot, func(room uint32) { w.behind.forget(ref.Slot, room) })
 	}
-	w.hub.LeaveAll(ref.Slot, w.release)
+	w.hub.LeaveAll(ref.Slot, func(room string, number uint32) {
+		delete(w.conflating, number)
+		w.release(room)
+	})
 }
 
 // gap tells one connection which rooms lost messages in its own queue.

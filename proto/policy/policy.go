@@ -16,6 +16,7 @@ type Slow string
 // The rules for slow readers.
 const (
 	Lag        Slow = "lag"        // the subscription waits and catches up from history, which it needs
+	Conflate   Slow = "conflate"   // the newest message of each key follows when there is room; what was overtaken does not
 	Drop       Slow = "drop"       // messages are dropped and a gap is announced
 	Disconnect Slow = "disconnect" // the connection is closed with 4100
 )
@@ -38,13 +39,29 @@ type Policy struct {
 	History   *History  `json:"history,omitempty"` // nil: messages are not kept
 	Latest    bool      `json:"latest,omitempty"`  // a new subscriber first gets the last message
 	Stream    *Stream   `json:"stream,omitempty"`  // nil: the rooms are read from their own subjects
+
+	Conflation *Conflation `json:"conflate,omitempty"` // nil: every message is handed out
 }
+
+// Conflation lets messages overtake others of the same key (Nabat-Key; those
+// without one share the empty key).
+type Conflation struct {
+	Every time.Duration `json:"every,omitempty"` // a member gets a key at most this often; nanoseconds in JSON, 0 for no bound
+}
+
+// MinEvery and MaxEvery bound Conflation.Every.
+const (
+	MinEvery = 10 * time.Millisecond
+	MaxEvery = time.Hour
+)
 
 // SlowRule is the rule in force for slow readers.
 func (p *Policy) SlowRule() Slow {
 	switch {
 	case p.Slow != "":
 		return p.Slow
+	case p.Conflation != nil:
+		return Conflate
 	case p.History != nil:
 		return Lag
 	}
@@ -116,10 +133,13 @@ func (s *Set) check(i int) error {
 	if p.Anonymous.Publish && !p.Publish {
 		return fmt.Errorf("policy %q: anonymous.publish needs publish: true", p.Match)
 	}
+	if c := p.Conflation; c != nil && c.Every != 0 && (c.Every < MinEvery || c.Every > MaxEvery) {
+		return fmt.Errorf("policy %q: conflate.every is %s: must be %s to %s", p.Match, c.Every, MinEvery, MaxEvery)
+	}
 	switch p.Slow {
-	case "", Lag, Drop, Disconnect:
+	case "", Lag, Conflate, Drop, Disconnect:
 	default:
-		return fmt.Errorf("policy %q: slow is %q: must be lag, drop or disconnect", p.Match, p.Slow)
+		return fmt.Errorf("policy %q: slow is %q: must be lag, conflate, drop or disconnect", p.Match, p.Slow)
 	}
 	return s.checkHistory(i)
 }

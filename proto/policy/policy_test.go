@@ -79,6 +79,26 @@ rooms:
 	}
 }
 
+func TestConflation(t *testing.T) {
+	set, err := ParseYAML("p.yaml", []byte("rooms:\n - match: quotes.>\n   conflate: {every: 250ms}\n - match: b\n   slow: conflate\n - match: c\n   slow: drop\n   conflate: {every: 1s}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p := set.For("quotes.x"); p.SlowRule() != Conflate || p.Conflation.Every != 250*time.Millisecond {
+		t.Errorf("%+v", p)
+	}
+	if p := set.For("b"); p.SlowRule() != Conflate || p.Conflation != nil {
+		t.Errorf("%+v", p)
+	}
+	if p := set.For("c"); p.SlowRule() != Drop {
+		t.Errorf("a rule that is given counts: %+v", p)
+	}
+	again, err := Decode(set.Encode())
+	if err != nil || again.Rooms[0].Conflation.Every != 250*time.Millisecond {
+		t.Errorf("decode: %+v, %v", again, err)
+	}
+}
+
 func TestForWithoutDefault(t *testing.T) {
 	set := &Set{Rooms: []Policy{{Match: "a.*"}}}
 	if set.For("b") != nil {
@@ -102,11 +122,12 @@ func TestParseYAMLRefuses(t *testing.T) {
 		{"a flag that is no flag", "rooms:\n - match: a\n   publish: maybe", "p.yaml:3: publish must be true or false"},
 		{"anonymous publish without publish", "rooms:\n - match: a\n   anonymous: {publish: true}", "anonymous.publish needs publish: true"},
 		{"an unknown key in anonymous", "rooms:\n - match: a\n   anonymous: {read: true}", `unknown key "read" in anonymous`},
-		{"a bad slow rule", "rooms:\n - match: a\n   slow: wait", `slow is "wait": must be lag, drop or disconnect`},
+		{"a bad slow rule", "rooms:\n - match: a\n   slow: wait", `slow is "wait": must be lag, conflate, drop or disconnect`},
 		{"lag without history", "rooms:\n - match: a\n   slow: lag", "p.yaml:2: policy \"a\": slow: lag needs history"},
 		{"latest without history", "rooms:\n - match: a\n   latest: true", "p.yaml:2: policy \"a\": latest needs history"},
-		{"conflate, which is not built yet", "rooms:\n - match: a\n   conflate: {every: 1s}", `p.yaml:3: "conflate" is not yet supported`},
-		{"the conflate rule, which is not built yet", "rooms:\n - match: a\n   slow: conflate", "p.yaml:3: slow: conflate is not yet supported"},
+		{"an unknown key in conflate", "rooms:\n - match: a\n   conflate: {each: 1s}", `p.yaml:3: unknown key "each" in conflate`},
+		{"a conflation that is too fast", "rooms:\n - match: a\n   conflate: {every: 1ms}", `p.yaml:3: conflate.every is "1ms": must be a duration from 10ms to 1h0m0s`},
+		{"a conflation that is no duration", "rooms:\n - match: a\n   conflate: {every: often}", `p.yaml:3: conflate.every is "often"`},
 		{"history that is a number", "rooms:\n - match: a\n   history: 10", "p.yaml:3: history must be a mapping"},
 		{"history without a bound", "rooms:\n - match: a\n   history: {replicas: 3}", "p.yaml:3: history needs a bound"},
 		{"an unknown key in history", "rooms:\n - match: a\n   history:\n     size: 3", `p.yaml:4: unknown key "size" in history`},

@@ -12,7 +12,7 @@ import (
 
 // notYet names the keys of the design that later versions bring.
 var notYet = map[string]string{
-	"presence": "presence arrives with control's presence service", "conflate": "conflate arrives with the slow policies",
+	"presence": "presence arrives with control's presence service",
 }
 
 // ParseYAML reads the file that an operator writes. Errors begin with
@@ -105,6 +105,9 @@ func (p parser) policy(n *yaml.Node) (*Policy, error) {
 			return p.slow(v, &one.Slow)
 		case "latest":
 			return p.flag(v, key, &one.Latest)
+		case "conflate":
+			one.Conflation = &Conflation{}
+			return p.conflate(v, one.Conflation)
 		case "history":
 			one.History = &History{}
 			return p.history(v, one.History)
@@ -122,7 +125,7 @@ func (p parser) policy(n *yaml.Node) (*Policy, error) {
 		if why, ok := notYet[key]; ok {
 			return p.at(k, "%q is not yet supported: %s", key, why)
 		}
-		return p.at(k, "unknown key %q: a policy has match, anonymous, publish, slow, history and latest", key)
+		return p.at(k, "unknown key %q: a policy has match, anonymous, publish, slow, conflate, history and latest", key)
 	})
 	if err == nil && one.Match == "" {
 		err = p.at(n, "a policy needs match: the pattern of its rooms")
@@ -154,13 +157,23 @@ func (p parser) slow(v *yaml.Node, to *Slow) error {
 		return err
 	}
 	switch Slow(s) {
-	case Lag, Drop, Disconnect:
+	case Lag, Conflate, Drop, Disconnect:
 		*to = Slow(s)
 		return nil
-	case "conflate":
-		return p.at(v, "slow: conflate is not yet supported: use lag, drop or disconnect")
 	}
-	return p.at(v, "slow is %q: must be lag, drop or disconnect", s)
+	return p.at(v, "slow is %q: must be lag, conflate, drop or disconnect", s)
+}
+
+func (p parser) conflate(n *yaml.Node, to *Conflation) error {
+	return p.each(n, "conflate", func(key string, k, v *yaml.Node) (err error) {
+		if key != "every" {
+			return p.at(k, "unknown key %q in conflate: there is every", key)
+		}
+		if to.Every, err = time.ParseDuration(v.Value); err != nil || to.Every < MinEvery || to.Every > MaxEvery {
+			return p.at(v, "conflate.every is %q: must be a duration from %s to %s, such as 250ms", v.Value, MinEvery, MaxEvery)
+		}
+		return nil
+	})
 }
 
 func (p parser) history(n *yaml.Node, to *History) error {

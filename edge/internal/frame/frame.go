@@ -28,6 +28,8 @@ type Message struct {
 	// Prev is the offset of the message that was handed out before this one in
 	// its room; only where the room has history, and not in a replay.
 	Prev uint64
+	// Key is what the message is the newest state of; used where rooms conflate.
+	Key string
 	// Hidden messages are shown to nobody: they only move the room on.
 	Hidden bool
 	// Mark is set when this is no message but a place in the order.

@@ -192,7 +192,7 @@ func (h *Hub) Leave(member uint32, name string) (left, last bool) {
 
 // LeaveAll ends every membership of member, calling emptied for each room that
 // has no members on this loop any more.
-func (h *Hub) LeaveAll(member uint32, emptied func(name string)) {
+func (h *Hub) LeaveAll(member uint32, emptied func(name string, id uint32)) {
 	if int(member) >= len(h.subs) {
 		return
 	}
@@ -201,7 +201,7 @@ func (h *Hub) LeaveAll(member uint32, emptied func(name string)) {
 	for _, s := range list {
 		name := h.rooms[s.room].name
 		if h.take(s) {
-			emptied(name)
+			emptied(name, s.room)
 		}
 	}
 }
@@ -275,6 +275,13 @@ func (h *Hub) Count(member uint32) int {
 	return len(h.subs[member])
 }
 
+// Rooms calls fn for every room on this loop.
+func (h *Hub) Rooms(fn func(id uint32)) {
+	for _, id := range h.byName {
+		fn(id)
+	}
+}
+
 // Has reports whether the room has members on this loop.
 func (h *Hub) Has(name string) bool { _, ok := h.byName[name]; return ok }
 
@@ -297,7 +304,9 @@ func (h *Hub) Size() int { return len(h.byName) }
 // without members here are ignored. Where the room has history, hole reports
 // that messages before m did not come: nothing was pushed, and the members'
 // place is still behind the hole.
-func (h *Hub) Push(m *frame.Message) (hole bool) {
+func (h *Hub) Push(m *frame.Message) (hole bool) { return h.push(m, false) }
+
+func (h *Hub) push(m *frame.Message, overtakes bool) (hole bool) {
 	id, ok := h.byName[m.Room]
 	if !ok {
 		return false
@@ -307,7 +316,7 @@ func (h *Hub) Push(m *frame.Message) (hole bool) {
 		switch {
 		case m.Offset <= r.place.Offset:
 			return false // it was there before the loop joined
-		case m.Prev > r.place.Offset:
+		case m.Prev > r.place.Offset && !overtakes:
 			return true
 		}
 		r.place.Offset = m.Offset
@@ -325,6 +334,10 @@ func (h *Hub) Push(m *frame.Message) (hole bool) {
 	r.special = r.special || m.Exclude != ""
 	return false
 }
+
+// PushNewest is Push for rooms that conflate: messages before m that did not
+// come were overtaken.
+func (h *Hub) PushNewest(m *frame.Message) { h.push(m, true) }
 
 // Flush hands out the turn's messages. member resolves a connection id for
 // exclusions. With one busy room each member without anything else pending is

@@ -164,7 +164,7 @@ func TestAgainstAModel(t *testing.T) {
 			if r.IntN(10) > 0 {
 				continue
 			}
-			h.LeaveAll(member, func(name string) {
+			h.LeaveAll(member, func(name string, _ uint32) {
 				if len(model[name]) != 1 {
 					t.Fatalf("step %d: %s is not empty", step, name)
 				}

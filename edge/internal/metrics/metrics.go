@@ -34,6 +34,7 @@ type Loop struct {
 	Closes       Reasons // connections ended, by code
 	Refusals     Reasons // handshakes and commands refused, by code
 	Notices      Counter // gap, lagging and reset notices sent
+	Conflated    Counter // messages that a newer one of their key overtook
 	Lags         Counter // times that a slow reader fell behind a room with history
 	Resumes      Reasons // clients that came back with a position, by outcome
 	Lagging      Gauge   // subscriptions that are behind their room
@@ -136,6 +137,7 @@ var help = []struct{ name, text, label string }{
 	{"published_total", "Messages published by clients.", ""},
 	{"drops_total", "Messages that a client should have had and did not get, by reason; each is announced by a gap.", "reason"},
 	{"notices_total", "Gap, lagging and reset notices sent to clients.", ""},
+	{"conflated_total", "Messages that a newer one of their key overtook.", ""},
 	{"lags_total", "Times that a slow reader fell behind a room with history.", ""},
 	{"resumes_total", "Clients that came back to a room with a position, by outcome.", "outcome"},
 	{"lagging", "Subscriptions that are behind their room and catch up.", ""},
@@ -252,6 +254,7 @@ func (c *collector) collectLoops(send func(string, prometheus.ValueType, float64
 	counter("sends_total", func(l *Loop) *Counter { return &l.Sends })
 	counter("published_total", func(l *Loop) *Counter { return &l.Published })
 	counter("notices_total", func(l *Loop) *Counter { return &l.Notices })
+	counter("conflated_total", func(l *Loop) *Counter { return &l.Conflated })
 	counter("lags_total", func(l *Loop) *Counter { return &l.Lags })
 	gauge("lagging", func(l *Loop) *Gauge { return &l.Lagging })
 	reasons("resumes_total", func(l *Loop) *Reasons { return &l.Resumes })

@@ -198,7 +198,9 @@ func decode(name string, h nats.Header, body []byte) (m *frame.Message, marker b
 		marker = len(h[headerMarker]) > 0
 	}
 	w.Kind, w.Body = wire.Classify(body, hint)
-	return frame.New(w, exclude), marker
+	m = frame.New(w, exclude)
+	m.Key = last(h, bus.HeaderKey)
+	return m, marker
 }
 
 // Headers that the server writes. A publisher can write them, too; the server
