@@ -110,6 +110,7 @@ type Bus struct {
 	Degraded   bool              // history can not be read
 	Recoveries uint64            // rooms that read what they had missed
 	Cuts       uint64            // times that continuity could not be proven
+	Sweeps     uint64            // reads of a stream as a whole after an outage
 	Replays    uint64            // reads of history for clients
 	Requests   uint64            // all requests to the store
 }
@@ -144,6 +145,7 @@ var help = []struct{ name, text, label string }{
 	{"history_degraded", "1 while history can not be read.", ""},
 	{"history_recoveries_total", "Rooms that read what the node had missed.", ""},
 	{"history_cuts_total", "Times that a room's continuity could not be proven; each is announced by a gap.", ""},
+	{"history_sweeps_total", "Times that a stream was read as a whole, because many rooms had missed something.", ""},
 	{"history_replays_total", "Reads of history for clients that came back or lag.", ""},
 	{"history_requests_total", "All requests to the store.", ""},
 	{"queued_bytes", "Bytes waiting for slow readers.", ""},
@@ -204,6 +206,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	send("history_degraded", prometheus.GaugeValue, degraded)
 	send("history_recoveries_total", prometheus.CounterValue, float64(b.Recoveries))
 	send("history_cuts_total", prometheus.CounterValue, float64(b.Cuts))
+	send("history_sweeps_total", prometheus.CounterValue, float64(b.Sweeps))
 	send("history_replays_total", prometheus.CounterValue, float64(b.Replays))
 	send("history_requests_total", prometheus.CounterValue, float64(b.Requests))
 	for reason, n := range b.Lost {

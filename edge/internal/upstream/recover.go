@@ -146,11 +146,14 @@ func (q *question) done(list []history.Stored, err error) {
 		for i := range list {
 			found[list[i].Subject] = &list[i]
 		}
+		current := q.rooms[:0]
 		for _, r := range q.rooms {
 			if r.chain != nil && r.source.stream == q.stream {
 				q.answer(r, found[r.source.stored], err)
+				current = append(current, r)
 			}
 		}
+		q.c.catchUp(q.stream, current)
 	})
 }
 
@@ -208,7 +211,6 @@ func (c *continuity) attend(r *room) {
 // replay takes what a read brought.
 func (c *continuity) replay(r *room, b history.Batch, err error) {
 	r.reading = false
-	before := r.chain.Last()
 	if err != nil {
 		r.tries += maxTries / blindTries
 		c.later(r, blindWait)
@@ -219,7 +221,13 @@ func (c *continuity) replay(r *room, b history.Batch, err error) {
 		s := &b.Messages[i]
 		list[i] = entry(r.name, s.Header, s.Data, s.Sequence, 0)
 	}
-	out, cut := r.chain.Replay(list, b.More, c.provable(r, len(list)))
+	c.fill(r, list, b.More)
+}
+
+// fill gives a chain what was read for it.
+func (c *continuity) fill(r *room, list []resume.Entry[*frame.Message], more bool) {
+	before := r.chain.Last()
+	out, cut := r.chain.Replay(list, more, c.provable(r, len(list)))
 	if cut != nil {
 		c.cut(r, cut, wire.GapCut)
 	}
@@ -306,7 +314,7 @@ func (c *continuity) verified(r *room, found *history.Stored, err error) {
 		if r.chain.Ask() == resume.Nothing {
 			r.sound = now
 		}
-		c.attend(r)
+		r.stored = found.Sequence // what is missing is read when all are known
 	}
 	if r.again {
 		r.again = false

@@ -33,6 +33,7 @@ type room struct {
 	known    bool      // the room's place in its history is known
 	emitted  uint64    // offset of the last message handed to the loops
 	sound    time.Time // when continuity was last known
+	stored   uint64    // the newest offset that the store told of
 	reading  bool
 	tries    int       // reads that brought nothing new
 	retryAt  time.Time // of a read; zero for none

@@ -81,7 +81,7 @@ type Upstream struct {
 	// Atomic.
 	messages, bytes, reconnects atomic.Uint64
 	rooms                       atomic.Int64
-	recoveries, cuts            atomic.Uint64
+	recoveries, cuts, sweeps    atomic.Uint64
 	blind                       atomic.Pointer[error] // why history can not be read; nil when it can
 }
 
@@ -231,7 +231,7 @@ func (u *Upstream) Degraded() error {
 func (u *Upstream) State() metrics.Bus {
 	b := metrics.Bus{Connected: u.Ready() == nil, Messages: u.messages.Load(), Bytes: u.bytes.Load(),
 		Reconnects: u.reconnects.Load(), Lost: make(map[string]uint64),
-		Degraded: u.Degraded() != nil, Recoveries: u.recoveries.Load(), Cuts: u.cuts.Load(), Replays: u.replays.count.Load()}
+		Degraded: u.Degraded() != nil, Recoveries: u.recoveries.Load(), Cuts: u.cuts.Load(), Sweeps: u.sweeps.Load(), Replays: u.replays.count.Load()}
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	for reason, n := range u.lost {
