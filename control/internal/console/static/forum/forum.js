@@ -11,6 +11,7 @@ const capital = (s) => s[0].toUpperCase() + s.slice(1);
 
 const connection = new Connection(await findEdge());
 const buttons = new Map();
+const shown = new Set();
 let messages = 0;
 let gaps = 0;
 let thisSecond = 0;
@@ -64,7 +65,7 @@ function toggle(topic) {
   const { button } = buttons.get(topic);
   const open = button.getAttribute('aria-pressed') !== 'true';
   button.setAttribute('aria-pressed', String(open));
-  if (open) connection.join(room(topic)); else connection.leave(room(topic));
+  if (open) connection.join(room(topic), { since: '1h' }); else connection.leave(room(topic));
   if (open) remembered.add(topic); else remembered.delete(topic);
   sessionStorage.setItem('topics', JSON.stringify([...remembered]));
   read(topic);
@@ -92,10 +93,13 @@ function show(message) {
   const item = { title: '(no headline)', author: message.user || 'unknown', body: '', at: Date.now(), ...message.data, topic: message.room.replace('forum.', '') };
   if (message.text) item.title = message.text;
   item.id = String(item.id || crypto.randomUUID());
+  if (shown.has(item.id)) return; // it was there before this page was opened again
+  shown.add(item.id);
   keep(item);
   $('empty').hidden = true;
   $('feed').prepend(card(item));
   while ($('feed').children.length > 100) $('feed').lastChild.remove();
+  if (Date.now() - item.at > 30000) return; // from the room's history: no news
   const entry = buttons.get(item.topic);
   if (entry) {
     entry.badge.textContent = ++entry.unread;
@@ -145,7 +149,7 @@ if (globalThis.Notification?.permission === 'default') {
   $('notify').addEventListener('click', async () => { $('notify').hidden = (await Notification.requestPermission()) !== 'default'; });
 }
 
-for (const item of kept().slice(-20)) { $('empty').hidden = true; $('feed').prepend(card(item)); }
+for (const item of kept().slice(-20)) { shown.add(item.id); $('empty').hidden = true; $('feed').prepend(card(item)); }
 
 setInterval(() => {
   seconds.push(thisSecond);

@@ -1,5 +1,5 @@
-// What this tab has received, for the pages that notifications link to. Rooms
-// keep no history yet, so nothing else could show an item again.
+// What this browser has received, for the pages that notifications link to: also
+// those items that have left their room's history.
 const key = 'forum-items';
 
 export function kept() { return JSON.parse(localStorage.getItem(key) || '[]'); }

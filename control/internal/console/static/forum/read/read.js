@@ -9,5 +9,5 @@ if (item) {
   $('body').textContent = item.body;
 } else {
   $('title').textContent = 'This item is not here';
-  $('body').textContent = 'It was received in another browser, or too long ago: this room keeps no history.';
+  $('body').textContent = 'It was received in another browser, or too long ago: open its topic in the forum again.';
 }
