@@ -28,16 +28,17 @@ const (
 // catchup is one subscription that is behind its room's place on this loop. The
 // hub holds it. Rooms with history only. Owned by the loop.
 type catchup struct {
-	ref     loop.Ref
-	room    string
-	number  uint32 // the hub's
-	cursor  resume.Cursor[*frame.Message]
-	stash   []*frame.Message // decided by the cursor and not written yet
-	turn    []*frame.Message // written in this turn: they come back if they do not fit
-	began   time.Time
-	awayMS  uint64 // what a client that came back said; 0 when it did not
-	resumed uint64 // the offset that it came back with
-	tries   int
+	ref      loop.Ref
+	room     string
+	number   uint32 // the hub's
+	cursor   resume.Cursor[*frame.Message]
+	stash    []*frame.Message // decided by the cursor and not written yet
+	turn     []*frame.Message // written in this turn: they come back if they do not fit
+	began    time.Time
+	awayMS   uint64 // what a client that came back said; 0 when it did not
+	resumed  uint64 // the offset that it came back with
+	previous string // its connection before
+	tries    int
 
 	overtaking         bool   // the room conflates: only the newest of each key is wanted
 	since, sinceBefore uint64 // places in the room's table; before this turn's chunk
@@ -282,7 +283,7 @@ func (b *catchups) hand(c *catchup, client transport.Client) {
 	n, size := 0, 0
 	for ; n < len(c.stash) && size < chunkBytes; n++ {
 		m := c.stash[n]
-		if slot, excluded := b.w.member(m.Exclude); m.Hidden || (excluded && slot == c.ref.Slot) {
+		if m.Hidden || (m.Exclude != "" && b.excludes(m.Exclude, c)) {
 			continue
 		}
 		size += m.Size()
@@ -292,6 +293,12 @@ func (b *catchups) hand(c *catchup, client transport.Client) {
 	if len(list) > 0 {
 		b.w.queue(c.ref.Slot, c.number, client, list)
 	}
+}
+
+// excludes reports whether id is c's connection, or the one before it.
+func (b *catchups) excludes(id string, c *catchup) bool {
+	slot, ok := b.w.member(id)
+	return id == c.previous || (ok && slot == c.ref.Slot)
 }
 
 // wait makes c go on after a while, or gives up what is missing.

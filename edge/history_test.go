@@ -194,6 +194,37 @@ func TestResume(t *testing.T) {
 	}
 }
 
+// A message that excludes a connection is not for the client that comes back
+// from it either.
+func TestAReplayLeavesOutWhatExcludesTheClient(t *testing.T) {
+	c := newHistory(t, kept100())
+	e := c.readyForHistory(c.edge(nil))
+	a := dial(t, e, "/ws?room=a")
+	var hello struct{ Connected struct{ Session string } }
+	if text := a.wantPrefix(`{"connected"`); json.Unmarshal([]byte(text), &hello) != nil {
+		t.Fatal(text)
+	}
+	a.want(message("a", c.store("a", "0"), 0))
+	exclude := nats.Header{bus.HeaderExclude: {hello.Connected.Session}}
+	c.publish("a", "1", exclude)
+	c.publish("a", "2", nil)
+	a.want(message("a", 3, 2))
+	_ = a.conn.Close()
+	c.publish("a", "3", exclude)
+	c.publish("a", "4", nil)
+	b := dial(t, e, "/ws")
+	b.send(fmt.Sprintf(`{"id":1,"connect":{"previous":%q,"rooms":[{"room":"a","epoch":"k1","offset":1}]}}`, hello.Connected.Session))
+	b.wantConnected(`{"room":"a","epoch":"k1","offset":1,"recovered":true}`)
+	b.want(message("a", 3, 2))
+	b.want(message("a", 5, 4))
+	stranger := dial(t, e, "/ws")
+	stranger.send(resumeFrom("a", "k1", 1))
+	stranger.wantConnected(`{"room":"a","epoch":"k1","offset":1,"recovered":true}`)
+	for offset := uint64(2); offset <= 5; offset++ {
+		stranger.want(message("a", offset, int(offset-1)))
+	}
+}
+
 // A client that comes back gets live messages behind those that it missed, and
 // each once.
 func TestResumeWhileMessagesCome(t *testing.T) {

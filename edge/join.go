@@ -16,7 +16,7 @@ func (b *catchups) join(ref loop.Ref, number uint32, want session.Want, done fun
 	at := wire.Position{Room: want.Room, Epoch: place.Epoch, Offset: place.Offset}
 	if want.Epoch != "" {
 		c := b.behind(ref, number, resume.Resume[*frame.Message](want.Epoch, want.Offset))
-		c.paused, c.awayMS, c.answer, c.resumed = true, want.AwayMS, done, want.Offset
+		c.paused, c.awayMS, c.answer, c.resumed, c.previous = true, want.AwayMS, done, want.Offset, want.Previous
 		b.decideResume(c, want.Epoch != place.Epoch)
 		return
 	}

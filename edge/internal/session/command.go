@@ -200,7 +200,7 @@ func value(n *uint64) uint64 {
 func (c call) wants(cmd *wire.Command) ([]Want, *wire.Error) {
 	list := make([]Want, len(cmd.Rooms))
 	for i, r := range cmd.Rooms {
-		list[i] = Want{Room: r.Room, Epoch: r.Epoch, Offset: r.Offset, Latest: r.Latest, AwayMS: cmd.AwayMS}
+		list[i] = Want{Room: r.Room, Epoch: r.Epoch, Offset: r.Offset, Latest: r.Latest, AwayMS: cmd.AwayMS, Previous: cmd.Previous}
 		if r.Since == "" {
 			continue
 		}

@@ -79,6 +79,9 @@ type Want struct {
 	Latest bool  // the newest message first
 	Since  int64 // unix milliseconds: everything since; 0 for none
 	AwayMS uint64
+	// Previous is the connection that the client had before: what was not meant
+	// for that one is not meant for it.
+	Previous string
 }
 
 // Limits bound what one session may ask for.
