@@ -168,21 +168,22 @@ func (c *continuity) based(r *room, found *history.Stored, err error) {
 		c.giveUp(r)
 		return
 	}
-	c.settle(r, found)
+	c.settle(r, found, 0)
 	c.verifyAt(r, now.Add(c.u.opts.Verify))
 }
 
-// settle makes the newest stored message the place where the room stands.
-func (c *continuity) settle(r *room, found *history.Stored) {
-	var base uint64
+// settle makes the newest stored message the place where the room stands, or
+// what the loops have already, when that is newer.
+func (c *continuity) settle(r *room, found *history.Stored, had uint64) {
+	base := had
 	if found != nil {
-		base = found.Sequence
+		base = max(base, found.Sequence)
 	}
 	out := r.chain.Base(base)
 	r.known, r.emitted = true, base
 	r.recent.reset(base)
 	if found != nil {
-		e := entry(r.name, found.Header, found.Data, base, 0)
+		e := entry(r.name, found.Header, found.Data, found.Sequence, 0)
 		r.recent.setNewest(e.Item)
 	}
 	c.link.opened(r)
@@ -306,9 +307,12 @@ func (c *continuity) verified(r *room, found *history.Stored, err error) {
 		c.verifyAt(r, now.Add(blindWait))
 		return
 	case !r.known:
-		// Opened without an answer: the place is known only now.
+		// Opened without an answer: the place is known only now, and its loops
+		// have to hear of it.
+		had := r.emitted
 		c.begin(r)
-		c.settle(r, found)
+		r.wait = r.loops
+		c.settle(r, found, had)
 	case found != nil:
 		r.chain.Stored(found.Sequence)
 		if r.chain.Ask() == resume.Nothing {
