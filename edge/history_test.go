@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"nabat/internal/bus"
+	"nabat/proto/grant"
 	"nabat/proto/policy"
 	"nabat/proto/subject"
 	"nabat/proto/wire"
@@ -524,4 +525,39 @@ func TestANewEpochIsAnnounced(t *testing.T) {
 	r := dial(t, e, "/ws")
 	r.send(resumeFrom("a", "k1", 1))
 	r.wantConnected(`{"room":"a","epoch":"k2","offset":1,"recovered":false,"reason":"epoch_changed"}`)
+}
+
+// Rooms that a token joins are not in the URL: the stream's positions in them
+// count all the same.
+func TestAnEventStreamResumesTheRoomsOfItsToken(t *testing.T) {
+	c := newHistory(t, kept100())
+	e := c.readyForHistory(c.edge(nil))
+	c.store("user.alice", "1")
+	c.mirrored(c.store("user.alice", "2"))
+	token := c.token(c.hs, "alice", time.Hour, &grant.Grant{Rooms: []string{"user.alice"}})
+	for last, want := range map[string]string{
+		`{"user.alice":"k1:1"}`: `{"room":"user.alice","epoch":"k1","offset":1,"recovered":true}`,
+		`{"a":"k1:1"}`:          `{"room":"user.alice","epoch":"k1","offset":2}`,
+		"of another server":     `{"room":"user.alice","epoch":"k1","offset":2,"recovered":false,"reason":"epoch_changed"}`,
+	} {
+		for _, path := range []string{"/sse", "/sse?room=user.alice"} {
+			req, err := http.NewRequestWithContext(t.Context(), "GET", "http://"+e.Addr()+path, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Header.Set("Last-Event-ID", last)
+			req.Header.Set("Authorization", "Bearer "+token)
+			resp, err := http.DefaultClient.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			lines := bufio.NewScanner(resp.Body)
+			for lines.Scan() && !strings.HasPrefix(lines.Text(), "data: ") {
+			}
+			if got := lines.Text(); !strings.Contains(got, `"rooms":[`+want+`]`) {
+				t.Errorf("%s with %s: %s", path, last, got)
+			}
+			_ = resp.Body.Close()
+		}
+	}
 }

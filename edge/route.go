@@ -72,6 +72,11 @@ type request struct {
 	token    string
 	rooms    []session.Want
 	cors     []string // response header lines
+
+	// Of an event stream that comes back: where it stands, by room, or that what
+	// it brought is no cursor of this server.
+	places  map[string]wire.Position
+	foreign bool
 }
 
 func (r *router) serve(h *listen.Handshake, head *listen.Head, rest []byte, path string) {
@@ -169,8 +174,6 @@ func (r *router) read(head *listen.Head, path string) (request, *wire.Error) {
 // another history: the client is told that it was not recovered, rather than
 // refused for good.
 func (q *request) readRooms(head *listen.Head, rooms []string) {
-	var at map[string]wire.Position
-	foreign := false
 	if q.path == "/sse" {
 		cursor, _ := head.Header("Last-Event-ID")
 		text := string(cursor)
@@ -179,13 +182,18 @@ func (q *request) readRooms(head *listen.Head, rooms []string) {
 		}
 		if text != "" {
 			var err *wire.Error
-			at, err = wire.ParseCursor(text)
-			foreign = err != nil
+			q.places, err = wire.ParseCursor(text)
+			q.foreign = err != nil
 		}
 	}
+	q.ask(rooms)
+}
+
+// ask adds rooms, from where the client stands in them.
+func (q *request) ask(rooms []string) {
 	for _, room := range rooms {
-		want := session.Want{Room: room, Epoch: at[room].Epoch, Offset: at[room].Offset}
-		if foreign {
+		want := session.Want{Room: room, Epoch: q.places[room].Epoch, Offset: q.places[room].Offset}
+		if q.foreign {
 			want.Epoch = "?"
 		}
 		q.rooms = append(q.rooms, want)
@@ -225,6 +233,9 @@ func (r *router) admit(h *listen.Handshake, head *listen.Head, rest []byte, q re
 		// It could never send the connect that the session would wait for.
 		r.refuse(h, q, &wire.Error{Code: wire.BadRequest, Reason: "an event stream needs at least one room: /sse?room=NAME"})
 		return
+	}
+	if id != nil && id.Grant != nil {
+		q.ask(id.Grant.Rooms) // they have positions, too
 	}
 	w := (*worker)(r)
 	probe := new(session.Session)
