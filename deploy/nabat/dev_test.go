@@ -19,8 +19,10 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"nabat/client"
+	"nabat/internal/bus"
 	"nabat/internal/natsdev"
 )
 
@@ -682,4 +684,48 @@ func TestAnEdgeWithoutNATSCanBeStopped(t *testing.T) {
 	if code := p.code(); code != 0 {
 		t.Errorf("exit %d", code)
 	}
+}
+
+// A node whose history can not be read stays in service, and says so.
+func TestReadinessTellsOfHistoryThatCanNotBeRead(t *testing.T) {
+	_, at := startDev(t, nil)
+	nc, err := nats.Connect(at.nats)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := client.Dial(t.Context(), at.edges[0], client.Options{Rooms: []string{"a"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	for name := range js.StreamNames(t.Context()).Name() {
+		if !strings.HasSuffix(name, bus.MirrorSuffix) {
+			continue
+		}
+		mirror := name
+		// Control makes the mirror again before long: each look takes it away, and
+		// a room that nobody was in yet makes the edge read.
+		rooms := 0
+		eventually(t, "readiness to say it", func() bool {
+			if err := js.DeleteStream(t.Context(), mirror); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+				t.Fatal(err)
+			}
+			rooms++
+			if _, err := c.Subscribe(t.Context(), fmt.Sprint("b", rooms)); err != nil {
+				t.Fatal(err)
+			}
+			code, body := get(t, at.ops+"/readyz")
+			return code == 200 && strings.HasPrefix(body, "ok\ndegraded: history can not be read: ")
+		})
+		if _, body := get(t, at.ops+"/metrics"); !strings.Contains(body, "nabat_edge_history_degraded{") {
+			t.Error("there is no metric of it")
+		}
+		return
+	}
+	t.Fatal("nabat dev keeps no history")
 }

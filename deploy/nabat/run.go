@@ -127,7 +127,7 @@ func (a *app) newHost(level, format, listen string) (*host, error) {
 	if listen == "" {
 		return h, nil
 	}
-	h.ops, err = ops.New(ops.Options{Listen: listen, Registry: h.registry, Ready: h.ready, Log: log})
+	h.ops, err = ops.New(ops.Options{Listen: listen, Registry: h.registry, Ready: h.ready, Degraded: h.degraded, Log: log})
 	if err != nil {
 		return nil, takenPort(err, "ops-listen", listen)
 	}
@@ -146,6 +146,22 @@ func (h *host) ready() error {
 	var errs []error
 	for _, u := range *units {
 		errs = append(errs, u.Ready())
+	}
+	return errors.Join(errs...)
+}
+
+// degraded joins what the units say that can be degraded. Safe from any
+// goroutine.
+func (h *host) degraded() error {
+	units := h.units.Load()
+	if units == nil {
+		return nil
+	}
+	var errs []error
+	for _, u := range *units {
+		if d, ok := u.program.(interface{ Degraded() error }); ok {
+			errs = append(errs, d.Degraded())
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -26,7 +26,11 @@ type Options struct {
 	// Ready says why the program is not ready, nil when it is; joined errors
 	// are shown one on a line.
 	Ready func() error
-	Log   *slog.Logger
+	// Degraded says what does not work though the program is ready, nil when all
+	// does. It is shown and fails nothing: clients are served better here than
+	// nowhere. The field may be nil.
+	Degraded func() error
+	Log      *slog.Logger
 }
 
 // Server is the operations port.
@@ -75,6 +79,12 @@ func (s *Server) ready(w http.ResponseWriter, _ *http.Request) {
 	if err := s.opts.Ready(); err != nil {
 		answer(w, http.StatusServiceUnavailable, err.Error())
 		return
+	}
+	if s.opts.Degraded != nil {
+		if err := s.opts.Degraded(); err != nil {
+			answer(w, http.StatusOK, "ok\ndegraded: "+strings.ReplaceAll(err.Error(), "\n", "\ndegraded: "))
+			return
+		}
 	}
 	answer(w, http.StatusOK, "ok")
 }

@@ -11,8 +11,9 @@ import (
 )
 
 func TestEndpoints(t *testing.T) {
-	var problem error
-	s, err := New(Options{Listen: "127.0.0.1:0", Registry: NewRegistry(), Ready: func() error { return problem }})
+	var problem, degraded error
+	s, err := New(Options{Listen: "127.0.0.1:0", Registry: NewRegistry(), Ready: func() error { return problem },
+		Degraded: func() error { return degraded }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -34,8 +35,12 @@ func TestEndpoints(t *testing.T) {
 	if status, body := get("/healthz"); status != 200 || body != "ok\n" {
 		t.Errorf("healthz: %d %q", status, body)
 	}
-	if status, _ := get("/readyz"); status != 200 {
-		t.Errorf("readyz: %d", status)
+	if status, body := get("/readyz"); status != 200 || body != "ok\n" {
+		t.Errorf("readyz: %d %q", status, body)
+	}
+	degraded = errors.Join(errors.New("no history"), errors.New("no luck"))
+	if status, body := get("/readyz"); status != 200 || body != "ok\ndegraded: no history\ndegraded: no luck\n" {
+		t.Errorf("readyz: %d %q", status, body)
 	}
 	problem = errors.Join(errors.New("no keys"), errors.New("no policies"))
 	if status, body := get("/readyz"); status != 503 || body != "no keys\nno policies\n" {
