@@ -116,7 +116,7 @@ func TestTheCommandsOfTheTextAreAccepted(t *testing.T) {
 		seen[c.Verb] = true
 	}
 	for name, verb := range verbs {
-		if later := verb == History || verb == Presence || verb == RPC; seen[verb] == later {
+		if later := verb == Presence || verb == RPC; seen[verb] == later {
 			t.Errorf("%s: an example is there: %v", name, seen[verb])
 		}
 	}
@@ -155,25 +155,56 @@ func TestTheObjectsOfTheTextAreWrittenSo(t *testing.T) {
 
 // again reads a message and writes it.
 func again(line string) ([]byte, error) {
-	var in struct {
-		Room, Event, User string
-		Data              json.RawMessage
-		Text              *string
-		Base64            []byte
-	}
-	if err := json.Unmarshal([]byte(line), &in); err != nil {
+	m, err := readMessage([]byte(line))
+	if err != nil {
 		return nil, err
 	}
-	m := Message{Room: in.Room, Event: in.Event, User: in.User}
+	return AppendMessage(nil, m), nil
+}
+
+func readMessage(text []byte) (*Message, error) {
+	var in struct {
+		Room, Epoch, Event, User string
+		Offset                   uint64
+		Data                     json.RawMessage
+		Text                     *string
+		Base64                   []byte
+	}
+	if err := json.Unmarshal(text, &in); err != nil {
+		return nil, err
+	}
+	m := &Message{Room: in.Room, Epoch: in.Epoch, Offset: in.Offset, Event: in.Event, User: in.User}
 	switch {
 	case in.Text != nil:
 		m.Kind, m.Body = Text, []byte(*in.Text)
 	case in.Base64 != nil:
 		m.Kind, m.Body = Binary, in.Base64
 	default:
-		m.Kind, m.Body = Data, in.Data
+		m.Kind, m.Body = Classify(in.Data, "json")
 	}
-	return AppendMessage(nil, &m), nil
+	return m, nil
+}
+
+// Why a position was not recovered, and why messages are missing, stands in the
+// text with what to do.
+func TestTheReasonsOfTheText(t *testing.T) {
+	names := func(head string) (list []string) {
+		for _, row := range table(t, protocol(t), head) {
+			list = append(list, strings.Trim(row[0], "`"))
+			if slices.Contains(row, "") {
+				t.Errorf("row %q", row)
+			}
+		}
+		return list
+	}
+	if got, want := names("| reason | means | what follows | what to do |"),
+		[]string{NoHistory, EpochChanged, HistoryCut, HistoryUnavailable, AheadOfHistory}; !slices.Equal(got, want) {
+		t.Errorf("recovered: false has %v, the code %v", got, want)
+	}
+	if got, want := names("| reason | in rooms | means |"),
+		[]string{GapSlow, GapReconnected, GapOverload, GapCut, GapUnavailable}; !slices.Equal(got, want) {
+		t.Errorf("gap has %v, the code %v", got, want)
+	}
 }
 
 func TestTheSubjectsOfTheText(t *testing.T) {

@@ -61,12 +61,41 @@ func (v *objectVector) write() ([]byte, error) {
 		var g Gap
 		err := decode(&g)
 		return AppendGap(nil, g), err
+	case "lagging", "reset":
+		var p Position
+		err := decode(&p)
+		if v.Kind == "reset" {
+			return AppendReset(nil, p), err
+		}
+		return AppendLagging(nil, p), err
+	case "history":
+		return v.writePage(decode)
 	case "expiring":
 		var e struct{ In int64 }
 		err := decode(&e)
 		return AppendExpiring(nil, e.In), err
 	}
 	return nil, fmt.Errorf("there is no kind %q", v.Kind)
+}
+
+func (v *objectVector) writePage(decode func(any) error) ([]byte, error) {
+	var in struct {
+		Room, Epoch string
+		Messages    []json.RawMessage
+		More        bool
+	}
+	if err := decode(&in); err != nil {
+		return nil, err
+	}
+	page := Page{Room: in.Room, Epoch: in.Epoch, More: in.More}
+	for _, raw := range in.Messages {
+		m, err := readMessage(raw)
+		if err != nil {
+			return nil, err
+		}
+		page.Messages = append(page.Messages, m)
+	}
+	return AppendHistory(nil, v.ID, &page), nil
 }
 
 type errorValue struct {
@@ -93,7 +122,8 @@ func TestReplyAndNoticeVectors(t *testing.T) {
 			})
 		}
 	}
-	for _, kind := range []string{"connected", "subscribed", "unsubscribed", "published", "authed", "pong", "error", "gap", "expiring"} {
+	for _, kind := range []string{"connected", "subscribed", "unsubscribed", "published", "authed", "pong", "error", "gap", "expiring",
+		"history", "lagging", "reset"} {
 		if !kinds[kind] {
 			t.Errorf("no vector of %s", kind)
 		}

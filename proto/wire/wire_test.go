@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -51,6 +52,25 @@ type commandVector struct {
 	Rule, Text, Verb, Token, Body, Kind, Code, Reason string
 	ID                                                *uint64
 	Rooms                                             []string
+	Wants                                             []RoomRequest
+	AwayMS                                            uint64 `json:"away_ms"`
+	History                                           *struct {
+		Room          string
+		Limit, Before uint64
+		After         *uint64
+	}
+}
+
+// history is what the vector says that the command asks for.
+func (v *commandVector) history() (h HistoryRequest) {
+	if v.History == nil {
+		return h
+	}
+	h.Room, h.Limit, h.Before = v.History.Room, v.History.Limit, v.History.Before
+	if v.History.After != nil {
+		h.After, h.IsAfter = *v.History.After, true
+	}
+	return h
 }
 
 func TestCommandVectors(t *testing.T) {
@@ -79,6 +99,12 @@ func TestCommandVectors(t *testing.T) {
 				if c.Rooms[i].Room != r {
 					t.Errorf("room %d is %q", i, c.Rooms[i].Room)
 				}
+			}
+			if v.Wants != nil && !slices.Equal(c.Rooms, v.Wants) {
+				t.Errorf("wants %+v", c.Rooms)
+			}
+			if c.History != v.history() || c.AwayMS != v.AwayMS {
+				t.Errorf("history %+v, away for %d ms", c.History, c.AwayMS)
 			}
 			if v.Kind != "" && (c.Publish.Kind.String() != v.Kind || string(c.Publish.Body) != v.Body) {
 				t.Errorf("body %s %q", c.Publish.Kind, c.Publish.Body)
