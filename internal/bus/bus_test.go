@@ -363,7 +363,7 @@ func TestTheNamesAreThoseOfTheContract(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{BucketConfig, KeyPolicies, KeyJWKS, BucketKeys, KeySymmetric, KeySigning, APIPrefix,
+	for _, name := range []string{BucketConfig, KeyPolicies, KeyJWKS, KeyStreams, LivePrefix, StreamPrefix, MirrorSuffix, ParkedPrefix, BucketKeys, KeySymmetric, KeySigning, APIPrefix,
 		HeaderEvent, HeaderExclude, HeaderKey, HeaderUser, HeaderConnection, HeaderBody} {
 		if !bytes.Contains(text, []byte(name)) {
 			t.Errorf("BUS.md does not know %s", name)
