@@ -93,17 +93,19 @@ func (b *catchups) step(c *catchup) {
 	b.steps = append(b.steps, c)
 }
 
-// start lets a connection's messages come, now that it knows where it stands.
-func (b *catchups) start(ref loop.Ref) {
+// start lets a connection's messages of these rooms come, now that it knows where
+// it stands in them.
+func (b *catchups) start(ref loop.Ref, rooms []wire.Position) {
 	if len(b.list) == 0 {
 		return
 	}
-	b.w.hub.Each(ref.Slot, func(room uint32) {
-		if c := b.list[key{ref.Slot, room}]; c != nil && c.paused {
+	for i := range rooms {
+		number, ok := b.w.hub.Number(rooms[i].Room)
+		if c := b.list[key{ref.Slot, number}]; ok && c != nil && c.paused {
 			c.paused = false
 			b.step(c)
 		}
-	})
+	}
 }
 
 // drained goes on with what a connection is behind in.

@@ -155,7 +155,7 @@ func (h host) Publish(ref session.Ref, id *session.Identity, p *wire.Publication
 }
 
 // Start implements session.Host.
-func (h host) Start(ref session.Ref) { h.behind.start(loop.Ref(ref)) }
+func (h host) Start(ref session.Ref, rooms []wire.Position) { h.behind.start(loop.Ref(ref), rooms) }
 
 // History implements session.Host.
 func (h host) History(ref session.Ref, q wire.HistoryRequest, done func(*wire.Page, *wire.Error)) {

@@ -250,7 +250,7 @@ func (c call) subscribe(cmd *wire.Command) {
 			return
 		}
 		c.host.Send(c.ref, wire.AppendSubscribed(nil, number, in))
-		c.host.Start(c.ref)
+		c.host.Start(c.ref, in)
 	})
 }
 

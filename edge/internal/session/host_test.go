@@ -145,7 +145,7 @@ func (h *host) Join(_ Ref, want Want, done func(wire.Position, bool, *wire.Error
 
 // Start is not recorded: that it follows every answer is checked by the edge's
 // tests.
-func (h *host) Start(Ref) {
+func (h *host) Start(Ref, []wire.Position) {
 	if h.ended {
 		h.fault("start after close")
 	}

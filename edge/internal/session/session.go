@@ -45,9 +45,9 @@ type Host interface {
 	// false if it was one before. Where the room has history, no message comes
 	// before Start.
 	Join(ref Ref, want Want, done func(at wire.Position, joined bool, err *wire.Error))
-	// Start lets the messages come that Join held back, now that the client
-	// knows where it stands.
-	Start(ref Ref)
+	// Start lets the messages come that Join held back in these rooms, now that
+	// the client knows where it stands in them.
+	Start(ref Ref, rooms []wire.Position)
 	// Leave ends a membership and reports whether there was one.
 	Leave(ref Ref, room string) bool
 	// Rooms lists the rooms that the connection is in, in no order.
@@ -228,7 +228,7 @@ func (c call) enter(id *uint64, rooms []Want) {
 			hello.User, hello.Expires = c.identity.User, c.identity.Expires
 		}
 		c.host.Send(c.ref, wire.AppendConnected(nil, id, &hello))
-		c.host.Start(c.ref)
+		c.host.Start(c.ref, in)
 		if c.identity != nil {
 			c.watchExpiry()
 		}
