@@ -26,11 +26,18 @@ import (
 
 // Options say how to connect. The zero value is an anonymous client in no room.
 type Options struct {
-	Token    string      // sent before the connection is upgraded
-	Rooms    []string    // joined with the first command, all or none
-	Previous string      // the session that this one continues
-	Header   http.Header // more request headers, such as Origin
-	TLS      *tls.Config // for wss
+	Token    string            // sent before the connection is upgraded
+	Rooms    []string          // joined with the first command, all or none
+	Begin    []SubscribeOption // where those rooms begin: From, Since or Latest
+	Previous string            // the session that this one continues
+	// AwaySince is when the positions of From were last known to be the newest.
+	// It helps the server to prove that nothing was missed.
+	AwaySince time.Time
+	// TokenSource, if set, is asked by a Keeper for each connection's token. Its
+	// error ends the Keeper.
+	TokenSource func(context.Context) (string, error)
+	Header      http.Header // more request headers, such as Origin
+	TLS         *tls.Config // for wss
 	// Queue bounds the events that wait to be read. Default 256. When it is
 	// full the connection is not read on, and the server's slow rule applies.
 	Queue int
@@ -39,17 +46,6 @@ type Options struct {
 	// Silence is after how much of it the server is asked for a sign of life;
 	// twice as much ends the connection. Default 30 s.
 	Silence time.Duration
-}
-
-// Event is what the server says unasked. One of the pointers or lists is set,
-// and Raw is always the whole JSON object.
-type Event struct {
-	Message      *wire.Message
-	Gap          *wire.Gap     // messages were lost
-	Expiring     time.Duration // the token ends in so much time: call Auth
-	Unsubscribed []string      // the server ended these subscriptions
-	Error        *wire.Error   // about no command in particular
-	Raw          json.RawMessage
 }
 
 // Conn is one connection. All methods are safe from any goroutine.
@@ -75,6 +71,7 @@ type Conn struct {
 	mu      sync.Mutex
 	nextID  uint64
 	waiting map[uint64]chan *inbound
+	places  places
 
 	// Atomic.
 	lastRead atomic.Int64 // unix nanoseconds
@@ -94,18 +91,24 @@ func Dial(ctx context.Context, address string, o Options) (*Conn, error) {
 	o.MaxMessageBytes = orDefault(o.MaxMessageBytes, 64<<20)
 	o.Silence = orDefault(o.Silence, 30*time.Second)
 
+	var later string // the token of the first command
+	if len(o.Begin) > 0 {
+		// A token that joins rooms joins them at once, and now: where that matters
+		// it goes with the rooms.
+		later, o.Token = o.Token, ""
+	}
 	conn, buffered, err := upgrade(ctx, target, o)
 	if err != nil {
 		return nil, err
 	}
 	c := &Conn{
 		conn: conn, options: o, events: make(chan Event, o.Queue), done: make(chan struct{}), closing: make(chan struct{}),
-		waiting: make(map[uint64]chan *inbound), unasked: make(chan wire.Connected, 1),
+		waiting: make(map[uint64]chan *inbound), places: make(places), unasked: make(chan wire.Connected, 1),
 	}
 	c.lastRead.Store(time.Now().UnixNano())
 	go c.read(buffered)
 	go c.watch()
-	if err := c.connect(ctx); err != nil {
+	if err := c.connect(ctx, later); err != nil {
 		c.Close()
 		return nil, err
 	}
@@ -114,13 +117,19 @@ func Dial(ctx context.Context, address string, o Options) (*Conn, error) {
 
 // connect is the first command. Where the token joins rooms by itself the edge
 // has connected already, says so, and the rooms are joined by a second one.
-func (c *Conn) connect(ctx context.Context) error {
+func (c *Conn) connect(ctx context.Context, token string) error {
 	request := map[string]any{}
+	if token != "" {
+		request["token"] = token
+	}
 	if len(c.options.Rooms) > 0 {
-		request["rooms"] = requests(c.options.Rooms)
+		request["rooms"] = requests(c.options.Rooms, c.options.Begin)
 	}
 	if c.options.Previous != "" {
 		request["previous"] = c.options.Previous
+	}
+	if away := c.options.AwaySince; !away.IsZero() {
+		request["away_ms"] = max(time.Since(away).Milliseconds(), 1) // 0 is: not said
 	}
 	reply, err := c.do(ctx, "connect", request)
 	var refused *wire.Error
@@ -133,7 +142,7 @@ func (c *Conn) connect(ctx context.Context) error {
 		if len(c.options.Rooms) == 0 {
 			return nil
 		}
-		more, err := c.Subscribe(ctx, c.options.Rooms...)
+		more, err := c.Subscribe(ctx, c.options.Rooms, c.options.Begin...)
 		for _, p := range more {
 			if !slices.Contains(c.connected.Rooms, p) {
 				c.connected.Rooms = append(c.connected.Rooms, p)
@@ -243,9 +252,18 @@ func (c *Conn) Err() error {
 	}
 }
 
-// Subscribe joins rooms, all or none. A refusal is a *wire.Error.
-func (c *Conn) Subscribe(ctx context.Context, rooms ...string) ([]wire.Position, error) {
-	reply, err := c.do(ctx, "subscribe", map[string]any{"rooms": requests(rooms)})
+// Positions lists the rooms of the connection, each with the position of what
+// was read last. Where Events is not empty that is ahead of what was taken.
+func (c *Conn) Positions() []wire.Position {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.places.list()
+}
+
+// Subscribe joins rooms, all or none. A refusal is a *wire.Error. The answer says
+// where each room begins and, with From, whether nothing was missed.
+func (c *Conn) Subscribe(ctx context.Context, rooms []string, options ...SubscribeOption) ([]wire.Position, error) {
+	reply, err := c.do(ctx, "subscribe", map[string]any{"rooms": requests(rooms, options)})
 	if err != nil || reply.Subscribed == nil {
 		return nil, err
 	}
@@ -259,7 +277,9 @@ func (c *Conn) Unsubscribe(ctx context.Context, rooms ...string) error {
 }
 
 // Publish sends a message to p.Room and waits until it is published. Where the
-// room has history the answer holds its place in it.
+// room has history the answer is the message's position, and the same MessageID
+// again, within the server's time for it, publishes nothing and has the same
+// answer.
 func (c *Conn) Publish(ctx context.Context, p wire.Publication) (wire.Position, error) {
 	body := map[string]any{"room": p.Room}
 	switch p.Kind {
@@ -317,8 +337,10 @@ func (c *Conn) do(ctx context.Context, verb string, body any) (*inbound, error) 
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", verb, err)
 	}
-	if err := c.write(ws.OpText, text); err != nil && c.Err() == nil {
-		return nil, fmt.Errorf("%s: %w", verb, err)
+	if err := c.write(ws.OpText, text); err != nil {
+		// Half a frame may be out: nothing can follow it. The reader gets a
+		// second to find the server's reason.
+		_ = c.conn.SetReadDeadline(time.Now().Add(time.Second))
 	}
 	var reply *inbound
 	select {
@@ -351,14 +373,6 @@ func (c *Conn) write(op ws.OpCode, payload []byte) error {
 	}
 	_, err = c.conn.Write(frame)
 	return err
-}
-
-func requests(rooms []string) []map[string]string {
-	list := make([]map[string]string, len(rooms))
-	for i, room := range rooms {
-		list[i] = map[string]string{"room": room}
-	}
-	return list
 }
 
 func orDefault[T int | int64 | time.Duration](value, standard T) T {

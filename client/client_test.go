@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -144,10 +143,55 @@ func TestCommandsHaveTheFormOfTheProtocol(t *testing.T) {
 		want   any
 	}{
 		"subscribe": {
-			func(ctx context.Context, c *client.Conn) (any, error) { return c.Subscribe(ctx, "a", "b") },
+			func(ctx context.Context, c *client.Conn) (any, error) { return c.Subscribe(ctx, []string{"a", "b"}) },
 			"subscribe", `{"rooms":[{"room":"a"},{"room":"b"}]}`,
 			`"subscribed":{"rooms":[{"room":"a"},{"room":"b","epoch":"k3","offset":7,"recovered":true}]}`,
 			[]wire.Position{{Room: "a"}, wire.Position{Room: "b", Epoch: "k3", Offset: 7}.WithRecovery("")},
+		},
+		"subscribe behind positions": {
+			func(ctx context.Context, c *client.Conn) (any, error) {
+				return c.Subscribe(ctx, []string{"a", "b", "b", "c"}, client.From(wire.Position{Room: "a", Epoch: "k3"}, wire.Position{Room: "b", Epoch: "k3", Offset: 7}, wire.Position{Room: "c"}))
+			},
+			"subscribe", `{"rooms":[{"room":"a","epoch":"k3","offset":0},{"room":"b","epoch":"k3","offset":7},{"room":"c"}]}`,
+			`"subscribed":{"rooms":[{"room":"a","epoch":"k4","offset":2,"recovered":false,"reason":"epoch_changed"}]}`,
+			[]wire.Position{wire.Position{Room: "a", Epoch: "k4", Offset: 2}.WithRecovery(wire.EpochChanged)},
+		},
+		"subscribe since a while": {
+			func(ctx context.Context, c *client.Conn) (any, error) {
+				return c.Subscribe(ctx, []string{"a"}, client.Since(10*time.Minute))
+			},
+			"subscribe", `{"rooms":[{"room":"a","since":"10m0s"}]}`,
+			`"subscribed":{"rooms":[{"room":"a"}]}`, []wire.Position{{Room: "a"}},
+		},
+		"subscribe since a time": {
+			func(ctx context.Context, c *client.Conn) (any, error) {
+				return c.Subscribe(ctx, []string{"a"}, client.SinceTime(time.Date(2026, 1, 2, 15, 4, 5, 6e6, time.UTC)))
+			},
+			"subscribe", `{"rooms":[{"room":"a","since":"2026-01-02T15:04:05.006Z"}]}`,
+			`"subscribed":{"rooms":[{"room":"a"}]}`, []wire.Position{{Room: "a"}},
+		},
+		"subscribe with the newest": {
+			func(ctx context.Context, c *client.Conn) (any, error) {
+				return c.Subscribe(ctx, []string{"a"}, client.Latest())
+			},
+			"subscribe", `{"rooms":[{"room":"a","latest":true}]}`,
+			`"subscribed":{"rooms":[{"room":"a"}]}`, []wire.Position{{Room: "a"}},
+		},
+		"the newest page": {
+			func(ctx context.Context, c *client.Conn) (any, error) { return c.History(ctx, "a") },
+			"history", `{"room":"a"}`,
+			`"history":{"room":"a","epoch":"k3","messages":[{"room":"a","offset":5,"text":"x","user":"bob"}],"more":true}`,
+			wire.Page{Room: "a", Epoch: "k3", More: true, Messages: []*wire.Message{{Room: "a", Epoch: "k3", Offset: 5, Kind: wire.Text, Body: []byte("x"), User: "bob"}}},
+		},
+		"a page before an offset": {
+			func(ctx context.Context, c *client.Conn) (any, error) {
+				return c.History(ctx, "a", client.Limit(3), client.Before(7))
+			},
+			"history", `{"before":7,"limit":3,"room":"a"}`, `"history":{"room":"a","epoch":"k3","messages":[],"more":false}`, wire.Page{Room: "a", Epoch: "k3"},
+		},
+		"the first page": {
+			func(ctx context.Context, c *client.Conn) (any, error) { return c.History(ctx, "a", client.After(0)) },
+			"history", `{"after":0,"room":"a"}`, `"history":{"room":"a","epoch":"k3","messages":[],"more":false}`, wire.Page{Room: "a", Epoch: "k3"},
 		},
 		"unsubscribe": {
 			func(ctx context.Context, c *client.Conn) (any, error) { return nil, c.Unsubscribe(ctx, "a") },
@@ -276,6 +320,10 @@ func TestEventsArriveInOrderAndComplete(t *testing.T) {
 		`{"room":"a","text":"plain"}`,
 		`{"room":"a","base64":"AAH/"}`,
 		`{"gap":{"room":"a","reason":"slow"}}`,
+		`{"gap":{"room":"a","from":41,"to":60,"reason":"history_cut"}}`,
+		`{"lagging":{"room":"a","epoch":"k3","offset":45}}`,
+		`{"reset":{"room":"a","epoch":"k4","offset":0}}`,
+		`{"room":"a","offset":1,"text":"anew"}`,
 		`{"expiring":{"in":60}}`,
 		`{"unsubscribed":{"rooms":["a"],"reason":"not_allowed"}}`,
 		`{"error":{"code":"unavailable","reason":"later","retry_ms":100}}`,
@@ -285,6 +333,10 @@ func TestEventsArriveInOrderAndComplete(t *testing.T) {
 		{Message: &wire.Message{Room: "a", Kind: wire.Text, Body: []byte("plain")}},
 		{Message: &wire.Message{Room: "a", Kind: wire.Binary, Body: []byte{0, 1, 255}}},
 		{Gap: &wire.Gap{Room: "a", Reason: "slow"}},
+		{Gap: &wire.Gap{Room: "a", From: 41, To: 60, Reason: "history_cut"}},
+		{Lagging: &wire.Position{Room: "a", Epoch: "k3", Offset: 45}},
+		{Reset: &wire.Position{Room: "a", Epoch: "k4"}},
+		{Message: &wire.Message{Room: "a", Epoch: "k4", Offset: 1, Kind: wire.Text, Body: []byte("anew")}},
 		{Expiring: time.Minute},
 		{Unsubscribed: []string{"a"}},
 		{Error: &wire.Error{Code: wire.Unavailable, Reason: "later", RetryMS: 100}},
@@ -371,7 +423,7 @@ func TestCloseCodesSayWhetherToComeBack(t *testing.T) {
 			if closed.Status != uint16(c.status) || closed.Code != c.code || wait != c.wait || again != c.again {
 				t.Errorf("got %+v, wait %s, again %v", closed, wait, again)
 			}
-			if _, err := conn.Subscribe(limit(t), "b"); !errors.Is(err, closed) {
+			if _, err := conn.Subscribe(limit(t), []string{"b"}); !errors.Is(err, closed) {
 				t.Errorf("a command after the end: %v", err)
 			}
 		})
@@ -469,87 +521,101 @@ func TestCloseEndsEverything(t *testing.T) {
 	}
 }
 
-func TestKeeperComesBackAsTheCodesSay(t *testing.T) {
-	var dials atomic.Int32
-	previous := make(chan string, 3)
+// Each step is what the server says, and where the client then stands.
+func TestPositionsFollowWhatTheServerSays(t *testing.T) {
+	at := func(epoch string, offset uint64) []wire.Position {
+		return []wire.Position{{Room: "a", Epoch: epoch, Offset: offset}}
+	}
+	steps := []struct {
+		rule, object string
+		want         []wire.Position
+	}{
+		{"where it joined", `{"expiring":{"in":60}}`, at("k3", 7)},
+		{"a message moves its room", `{"room":"a","offset":8,"data":1}`, at("k3", 8)},
+		{"one without an offset does not", `{"room":"a","data":1}`, at("k3", 8)},
+		{"a room that was not joined has no position", `{"room":"b","offset":9,"data":1}`, at("k3", 8)},
+		{"an answer to joining again may be ahead of messages", `{"id":99,"subscribed":{"rooms":[{"room":"a","epoch":"k3","offset":12}]}}`, at("k3", 8)},
+		{"a gap is told, and what follows it moves", `{"gap":{"room":"a","from":8,"to":20}}`, at("k3", 8)},
+		{"a reset is a position", `{"reset":{"room":"a","epoch":"k4","offset":2}}`, at("k4", 2)},
+		{"of rooms that were joined only", `{"reset":{"room":"b","epoch":"k4","offset":2}}`, at("k4", 2)},
+		{"another epoch counts when a room is joined", `{"id":99,"subscribed":{"rooms":[{"room":"a","epoch":"k5","offset":1,"recovered":false,"reason":"epoch_changed"}]}}`, at("k5", 1)},
+		{"what the server ended is left", `{"unsubscribed":{"rooms":["a"],"reason":"not_allowed"}}`, nil},
+	}
 	address := serve(t, func(p *peer) {
-		var connect struct{ Previous string }
-		_ = json.Unmarshal(p.connect()["connect"], &connect)
-		previous <- connect.Previous
-		if dials.Add(1) < 3 {
-			p.close(4200, `{"code":"drain","retry_ms":1}`)
-			return
+		p.send(`{"id":%s,"connected":{"session":"c1","rooms":[{"room":"a","epoch":"k3","offset":7,"recovered":true}]}}`, p.read()["id"])
+		for _, step := range steps {
+			command := p.read()
+			p.send("%s", step.object)
+			p.send(`{"id":%s,"authed":{"user":""}}`, command["id"])
 		}
-		p.close(4002, `{"code":"not_allowed","retry_ms":0}`)
+		p.wait()
 	})
-	var told []string
-	k := client.Keeper{
-		Address:  address,
-		Options:  func(context.Context) (client.Options, error) { return client.Options{}, nil },
-		Retrying: func(err error, _ time.Duration) { told = append(told, err.Error()) },
-	}
-	err := k.Run(limit(t), func(c *client.Conn) error {
-		for range c.Events() {
-			t.Error("an event")
+	c := dial(t, address, client.Options{Rooms: []string{"a"}})
+	for _, step := range steps {
+		if err := c.Auth(limit(t), "t"); err != nil { // its answer comes behind the step
+			t.Fatal(err)
 		}
-		return nil
-	})
-	var closed *client.CloseError
-	if !errors.As(err, &closed) || closed.Status != 4002 {
-		t.Fatalf("ended with %v", err)
-	}
-	drain := "the server closed the connection: 4200 drain"
-	if diff := cmp.Diff([]string{drain, drain}, told); diff != "" {
-		t.Errorf("told (-want +got):\n%s", diff)
-	}
-	if got := [3]string{<-previous, <-previous, <-previous}; got != [3]string{"", "c1", "c1"} {
-		t.Errorf("previous sessions %q", got)
+		if diff := cmp.Diff(step.want, c.Positions()); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", step.rule, diff)
+		}
 	}
 }
 
-func TestKeeperEnds(t *testing.T) {
-	options := func(context.Context) (client.Options, error) { return client.Options{}, nil }
-	drained := func(c *client.Conn) error {
-		for range c.Events() {
+func TestHistoryIsWalkedPageByPage(t *testing.T) {
+	page := func(more bool, epoch string, offsets ...int) string {
+		var list []string
+		for _, o := range offsets {
+			list = append(list, fmt.Sprintf(`{"room":"a","offset":%d,"data":1}`, o))
 		}
-		return nil
+		return fmt.Sprintf(`"history":{"room":"a","epoch":%q,"messages":[%s],"more":%v}`, epoch, strings.Join(list, ","), more)
 	}
-	t.Run("when use is content", func(t *testing.T) {
-		address := serve(t, func(p *peer) { p.connect(); p.wait() })
-		mine := errors.New("mine")
-		if err := (client.Keeper{Address: address, Options: options}).Run(limit(t), func(*client.Conn) error { return mine }); err != mine {
-			t.Errorf("got %v", err)
-		}
-	})
-	t.Run("when its context ends, also while nobody answers", func(t *testing.T) {
-		ctx, cancel := context.WithCancel(limit(t))
-		k := client.Keeper{Address: "127.0.0.1:1", Options: options, Retrying: func(error, time.Duration) { cancel() }}
-		if err := k.Run(ctx, drained); !errors.Is(err, context.Canceled) {
-			t.Errorf("got %v", err)
-		}
-	})
-	t.Run("when the address is none", func(t *testing.T) {
-		err := client.Keeper{Address: "ftp://x", Options: options}.Run(limit(t), drained)
-		if want := `edge address "ftp://x": the scheme must be ws, wss, http or https`; err == nil || err.Error() != want {
-			t.Errorf("got %v", err)
-		}
-	})
-	t.Run("when there is no token", func(t *testing.T) {
-		mine := errors.New("no token")
-		k := client.Keeper{Address: "127.0.0.1:1", Options: func(context.Context) (client.Options, error) { return client.Options{}, mine }}
-		if err := k.Run(limit(t), drained); err != mine {
-			t.Errorf("got %v", err)
-		}
-	})
-	t.Run("when the server refuses for good", func(t *testing.T) {
-		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-			w.WriteHeader(403)
-			_, _ = w.Write(wire.AppendError(nil, nil, &wire.Error{Code: wire.NotAllowed, Reason: "no"}))
-		}))
-		t.Cleanup(s.Close)
-		err := client.Keeper{Address: s.URL, Options: options}.Run(limit(t), drained)
-		if err == nil || err.Error() != "not_allowed: no" {
-			t.Errorf("got %v", err)
-		}
-	})
+	for _, c := range []struct {
+		rule    string
+		options []client.HistoryOption
+		asked   []string
+		answers []string
+		want    []uint64
+		err     string
+	}{
+		{"from the beginning", []client.HistoryOption{client.Limit(2)}, []string{`{"after":0,"limit":2,"room":"a"}`, `{"after":3,"limit":2,"room":"a"}`},
+			[]string{page(true, "k1", 1, 3), page(false, "k1", 5)}, []uint64{1, 3, 5}, ""},
+		{"forwards", []client.HistoryOption{client.After(4)}, []string{`{"after":4,"room":"a"}`}, []string{page(false, "k1", 5, 6)}, []uint64{5, 6}, ""},
+		{"backwards", []client.HistoryOption{client.Before(9)}, []string{`{"before":9,"room":"a"}`, `{"before":6,"room":"a"}`},
+			[]string{page(true, "k1", 6, 7), page(false, "k1", 2)}, []uint64{7, 6, 2}, ""},
+		{"nothing", nil, []string{`{"after":0,"room":"a"}`}, []string{page(false, "k1")}, nil, ""},
+		{"until it begins anew", nil, []string{`{"after":0,"room":"a"}`, `{"after":1,"room":"a"}`},
+			[]string{page(true, "k1", 1), page(true, "k2", 2)}, []uint64{1}, client.ErrHistoryChanged.Error()},
+		{"not for ever", nil, []string{`{"after":0,"room":"a"}`}, []string{page(true, "k1")}, nil, "history of a: the server has more, and does not show it"},
+		{"until the server refuses", nil, []string{`{"after":0,"room":"a"}`}, []string{`"error":{"code":"no_history","reason":"none","retry_ms":0}`}, nil, "no_history: none"},
+	} {
+		t.Run(c.rule, func(t *testing.T) {
+			asked := make(chan string, len(c.asked)+1)
+			address := serve(t, func(p *peer) {
+				p.connect()
+				for _, answer := range c.answers {
+					command := p.read()
+					asked <- string(command["history"])
+					p.send(`{"id":%s,%s}`, command["id"], answer)
+				}
+				p.wait()
+			})
+			var got []uint64
+			said := ""
+			for m, err := range dial(t, address, client.Options{}).Messages(limit(t), "a", c.options...) {
+				if err != nil {
+					said = err.Error()
+					continue
+				}
+				got = append(got, m.Offset)
+			}
+			if diff := cmp.Diff(c.want, got); diff != "" || said != c.err {
+				t.Errorf("offsets (-want +got):\n%s\nerror %q, want %q", diff, said, c.err)
+			}
+			for _, want := range c.asked {
+				if got := <-asked; got != want {
+					t.Errorf("asked %s, not %s", got, want)
+				}
+			}
+		})
+	}
 }

@@ -24,13 +24,26 @@ import (
 
 // realEdges are edges on an embedded NATS server with one key.
 type realEdges struct {
-	t    *testing.T
+	t    rig
 	nats *natsdev.Server
 	nc   *nats.Conn
+	js   jetstream.JetStream
 	key  *auth.SigningKey
+	set  *policy.Set
 }
 
-func newEdges(t *testing.T) *realEdges {
+// rig is what realEdges need of a test; an example has one too.
+type rig interface {
+	Helper()
+	Fatal(...any)
+	Fatalf(string, ...any)
+	Cleanup(func())
+	Context() context.Context
+}
+
+// newEdges prepares edges on whose rooms everybody may do everything, with
+// history if that is not nil.
+func newEdges(t rig, history *policy.History) *realEdges {
 	t.Helper()
 	server, err := natsdev.Start(natsdev.Options{})
 	if err != nil {
@@ -50,11 +63,15 @@ func newEdges(t *testing.T) *realEdges {
 	if err != nil {
 		t.Fatal(err)
 	}
+	r := &realEdges{t, server, nc, js, key, policy.Dev()}
+	if history != nil {
+		r.keep("k1", *history)
+	}
 	for _, d := range []struct {
 		bucket, key string
 		value       []byte
 	}{
-		{bus.BucketConfig, bus.KeyPolicies, policy.Dev().Encode()},
+		{bus.BucketConfig, bus.KeyPolicies, r.set.Encode()},
 		{bus.BucketConfig, bus.KeyJWKS, auth.EncodeJWKS()},
 		{bus.BucketKeys, bus.KeySymmetric, auth.EncodeSymmetric(key)},
 	} {
@@ -66,7 +83,35 @@ func newEdges(t *testing.T) *realEdges {
 			t.Fatal(err)
 		}
 	}
-	return &realEdges{t, server, nc, key}
+	return r
+}
+
+// keep makes the stream and the mirror of a policy as control does, and puts
+// them into the set.
+func (r *realEdges) keep(epoch string, h policy.History) {
+	r.t.Helper()
+	s := policy.Stream{Name: "NABAT_all_" + epoch, Mirror: "NABAT_all_" + epoch + bus.MirrorSuffix, Epoch: epoch}
+	limits := jetstream.StreamConfig{Name: s.Name, Subjects: []string{"room.>"}, MaxAge: h.Age, MaxMsgsPerSubject: int64(h.Messages), AllowDirect: true,
+		RePublish: &jetstream.RePublish{Source: "room.>", Destination: bus.LivePrefix + "{{partition(1024)}}.>"}}
+	mirror := limits
+	mirror.Name, mirror.Subjects, mirror.RePublish, mirror.Mirror = s.Mirror, nil, nil, &jetstream.StreamSource{Name: s.Name}
+	for _, c := range []jetstream.StreamConfig{limits, mirror} {
+		if _, err := r.js.CreateStream(r.t.Context(), c); err != nil {
+			r.t.Fatal(err)
+		}
+	}
+	r.set.Version++
+	r.set.Rooms[0].History, r.set.Rooms[0].Stream = &h, &s
+}
+
+// store publishes with an acknowledgement and returns the offset.
+func (r *realEdges) store(room, body string) uint64 {
+	r.t.Helper()
+	ack, err := r.js.Publish(r.t.Context(), "room."+room, []byte(body))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return ack.Sequence
 }
 
 // start runs an edge and returns when it is ready.
@@ -84,7 +129,7 @@ func (r *realEdges) start(listen string) (address string, stop func()) {
 	stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
-			r.t.Error(err)
+			r.t.Fatal(err)
 		}
 	})
 	r.t.Cleanup(stop)
@@ -124,7 +169,7 @@ func next(t *testing.T, c *client.Conn) *wire.Message {
 }
 
 func TestWithARealEdge(t *testing.T) {
-	r := newEdges(t)
+	r := newEdges(t, nil)
 	address, _ := r.start("127.0.0.1:0")
 	token := r.token(time.Hour, &grant.Grant{Subscribe: []string{"chat.*"}, Publish: []string{"chat.42"}, Rooms: []string{"user.alice"}})
 	c := dial(t, address, client.Options{Token: token, Rooms: []string{"chat.42"}})
@@ -132,7 +177,7 @@ func TestWithARealEdge(t *testing.T) {
 	if got.User != "alice" || got.Node != "edge-0" || got.Expires == 0 || got.Session == "" || len(got.Rooms) != 2 {
 		t.Fatalf("connected: %+v", got)
 	}
-	if _, err := c.Subscribe(limit(t), "chat.1"); err != nil {
+	if _, err := c.Subscribe(limit(t), []string{"chat.1"}); err != nil {
 		t.Fatal(err)
 	}
 	for _, p := range []wire.Publication{
@@ -174,7 +219,7 @@ func TestWithARealEdge(t *testing.T) {
 }
 
 func TestRefusalsOfARealEdge(t *testing.T) {
-	r := newEdges(t)
+	r := newEdges(t, nil)
 	address, _ := r.start("127.0.0.1:0")
 	for rule, c := range map[string]struct {
 		address string
@@ -192,49 +237,5 @@ func TestRefusalsOfARealEdge(t *testing.T) {
 		if !errors.As(err, &refused) || refused.Code != c.code {
 			t.Errorf("%s: got %v, want %s", rule, err, c.code)
 		}
-	}
-}
-
-// A rolling deploy as a client sees it: the edge drains and another takes over.
-func TestKeeperSurvivesTheRestartOfAnEdge(t *testing.T) {
-	r := newEdges(t)
-	address, stop := r.start("127.0.0.1:0")
-	told := make(chan error, 100)
-	k := client.Keeper{
-		Address: address,
-		Options: func(context.Context) (client.Options, error) {
-			return client.Options{Rooms: []string{"a"}}, nil
-		},
-		Retrying: func(err error, _ time.Duration) { told <- err },
-	}
-	connected := make(chan string, 10)
-	enough := errors.New("enough")
-	ended := make(chan error, 1)
-	go func() {
-		ended <- k.Run(limit(t), func(c *client.Conn) error {
-			connected <- c.Connected().Session
-			for e := range c.Events() {
-				if e.Message != nil && string(e.Message.Body) == "2" {
-					return enough
-				}
-			}
-			return nil
-		})
-	}()
-	first := <-connected
-	stop()
-	var closed *client.CloseError
-	if err := <-told; !errors.As(err, &closed) || closed.Status != 4200 || closed.Code != wire.Drain {
-		t.Errorf("the end of the first connection: %v", err)
-	}
-	r.start(address)
-	if second := <-connected; second == first {
-		t.Errorf("session %s twice", second)
-	}
-	if err := r.nc.Publish("room.a", []byte("2")); err != nil {
-		t.Fatal(err)
-	}
-	if err := <-ended; !errors.Is(err, enough) {
-		t.Errorf("ended with %v", err)
 	}
 }

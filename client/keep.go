@@ -2,21 +2,15 @@ package client
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
-	"math/rand/v2"
+	"iter"
+	mathrand "math/rand/v2"
+	"sync"
 	"time"
 
 	"nabat/proto/wire"
 )
-
-// Keeper holds a connection over the ends of connections.
-type Keeper struct {
-	Address string
-	// Options is asked before each Dial, so that a token can be fresh.
-	Options func(context.Context) (Options, error)
-	// Retrying, if set, is told why the connection ended and how long Run waits.
-	Retrying func(err error, wait time.Duration)
-}
 
 // Back-off of a client whose server says nothing about when to return.
 const (
@@ -24,64 +18,269 @@ const (
 	lastWait  = 20 * time.Second
 )
 
-// Run dials and calls use with the connection; when that ends it dials again,
-// as the close code says: after the server's delay, elsewhere, or not at all.
-// It returns when ctx ends, when use returns though the connection lives, or
-// when the server said not to come back.
-func (k Keeper) Run(ctx context.Context, use func(*Conn) error) error {
-	if _, _, err := parseAddress(k.Address); err != nil {
-		return err
+// Keeper holds a connection over the ends of connections: it comes back as the
+// close codes say and goes on in every room where it was, so that Events has
+// each message of a room with history once and in order, or says that it does
+// not. All methods are safe from any goroutine.
+type Keeper struct {
+	// Set by Keep, never changed.
+	address string
+	options Options
+	events  chan Event
+	cancel  context.CancelCauseFunc
+	done    chan struct{} // closed at the end, after err is set
+
+	// Owned by run until done is closed, constant after.
+	err error
+
+	// mu guards the fields below.
+	mu      sync.Mutex
+	conn    *Conn         // nil while there is none
+	changed chan struct{} // closed when conn changes
+	token   string
+}
+
+// Keep begins to connect to the edge at address, as Dial does, and stays until
+// Close, until ctx ends or until the server says not to come back.
+func Keep(ctx context.Context, address string, o Options) (*Keeper, error) {
+	target, rooms, err := parseAddress(address)
+	if err != nil {
+		return nil, err
 	}
-	previous, backoff := "", firstWait
+	o.Rooms = append(rooms, o.Rooms...)
+	ctx, cancel := context.WithCancelCause(ctx)
+	k := &Keeper{
+		address: target.String(), options: o, events: make(chan Event), cancel: cancel, done: make(chan struct{}),
+		changed: make(chan struct{}), token: o.Token,
+	}
+	go k.run(ctx)
+	return k, nil
+}
+
+// Events returns what happens, in order, over all connections. It must be read,
+// also while a method waits. It is closed at the end; Err then says why.
+func (k *Keeper) Events() <-chan Event { return k.events }
+
+// Err is nil until the end, and then why it came.
+func (k *Keeper) Err() error {
+	select {
+	case <-k.done:
+		return k.err
+	default:
+		return nil
+	}
+}
+
+// Close ends the connection for good. It returns when all has ended; events that
+// nobody read are dropped.
+func (k *Keeper) Close() {
+	k.cancel(ErrClosed)
+	<-k.done
+}
+
+// Subscribe joins rooms, all or none, for this and later connections.
+func (k *Keeper) Subscribe(ctx context.Context, rooms []string, options ...SubscribeOption) ([]wire.Position, error) {
+	return onConn(ctx, k, func(c *Conn) ([]wire.Position, error) { return c.Subscribe(ctx, rooms, options...) })
+}
+
+// Unsubscribe leaves rooms.
+func (k *Keeper) Unsubscribe(ctx context.Context, rooms ...string) error {
+	_, err := onConn(ctx, k, func(c *Conn) (struct{}, error) { return struct{}{}, c.Unsubscribe(ctx, rooms...) })
+	return err
+}
+
+// Publish sends a message until the server has answered, on later connections
+// too: with the same MessageID, which is made up where p has none, so that it is
+// published once. A room without history can not know a message again: there an
+// answer that was lost with its connection makes two of it.
+func (k *Keeper) Publish(ctx context.Context, p wire.Publication) (wire.Position, error) {
+	if p.MessageID == "" {
+		p.MessageID = rand.Text()
+	}
+	return onConn(ctx, k, func(c *Conn) (wire.Position, error) { return c.Publish(ctx, p) })
+}
+
+// History is Conn.History.
+func (k *Keeper) History(ctx context.Context, room string, options ...HistoryOption) (wire.Page, error) {
+	return k.page(ctx, historyRequest(room, options))
+}
+
+// Messages is Conn.Messages, over the ends of connections.
+func (k *Keeper) Messages(ctx context.Context, room string, options ...HistoryOption) iter.Seq2[*wire.Message, error] {
+	return messages(ctx, k.page, historyRequest(room, options))
+}
+
+func (k *Keeper) page(ctx context.Context, h wire.HistoryRequest) (wire.Page, error) {
+	return onConn(ctx, k, func(c *Conn) (wire.Page, error) { return c.page(ctx, h) })
+}
+
+// Auth renews or replaces the token, for this and later connections.
+func (k *Keeper) Auth(ctx context.Context, token string) error {
+	_, err := onConn(ctx, k, func(c *Conn) (struct{}, error) { return struct{}{}, c.Auth(ctx, token) })
+	if err == nil {
+		k.mu.Lock()
+		k.token = token
+		k.mu.Unlock()
+	}
+	return err
+}
+
+// onConn runs a command until it is answered, as often as connections end before
+// that or the server says to try again.
+func onConn[T any](ctx context.Context, k *Keeper, command func(*Conn) (T, error)) (none T, err error) {
 	for {
-		began := time.Now()
-		ended, err := k.once(ctx, &previous, use)
-		if ctx.Err() != nil {
-			return ctx.Err()
+		c, err := k.live(ctx)
+		if err != nil {
+			return none, err
 		}
-		if !ended {
-			return err
-		}
-		wait, again := retry(err)
-		if !again {
-			return err
-		}
-		if time.Since(began) > lastWait {
-			backoff = firstWait
-		}
-		// Everyone of a dead edge is on the way at the same time: spread out.
-		wait += rand.N(backoff)
-		backoff = min(2*backoff, lastWait)
-		if k.Retrying != nil {
-			k.Retrying(err, wait)
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(wait):
+		answer, err := command(c)
+		var refused *wire.Error
+		switch {
+		case err == nil:
+			return answer, nil
+		case errors.As(err, &refused):
+			if refused.RetryMS == 0 || !pause(ctx, time.Duration(refused.RetryMS)*time.Millisecond) {
+				return none, err
+			}
+		case ctx.Err() != nil || c.Err() == nil:
+			return none, err
 		}
 	}
 }
 
-// once is one connection. ended tells that err is why it ended, or did not
-// come about.
-func (k Keeper) once(ctx context.Context, previous *string, use func(*Conn) error) (ended bool, err error) {
-	options, err := k.Options(ctx)
-	if err != nil {
-		return false, err
+// live waits for a connection.
+func (k *Keeper) live(ctx context.Context) (*Conn, error) {
+	for {
+		k.mu.Lock()
+		c, changed := k.conn, k.changed
+		k.mu.Unlock()
+		if c != nil && c.Err() == nil {
+			return c, nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-k.done:
+			return nil, k.err
+		}
 	}
-	options.Previous = *previous
-	c, err := Dial(ctx, k.Address, options)
-	if err != nil {
-		return true, err
+}
+
+func (k *Keeper) setConn(c *Conn) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.conn = c
+	close(k.changed)
+	k.changed = make(chan struct{})
+}
+
+// run is the Keeper's goroutine.
+func (k *Keeper) run(ctx context.Context) {
+	k.err = k.keep(ctx)
+	if ctx.Err() != nil {
+		k.err = context.Cause(ctx)
 	}
-	defer c.Close()
-	*previous = c.Connected().Session
-	err = use(c)
-	if over := c.Err(); over != nil && !errors.Is(over, ErrClosed) {
-		return true, over
+	k.cancel(nil)
+	close(k.done)
+	close(k.events)
+}
+
+func (k *Keeper) keep(ctx context.Context) error {
+	options, backoff := k.options, firstWait
+	for {
+		began := time.Now()
+		if err := k.refresh(ctx, &options); err != nil {
+			return err
+		}
+		c, err := Dial(ctx, k.address, options)
+		if err == nil {
+			k.follow(ctx, c, options.Previous != "")
+			c.Close()
+			err = c.Err()
+			options.resume(c)
+		}
+		wait, again := retry(err)
+		if !again || ctx.Err() != nil {
+			return err
+		}
+		if elsewhere(err) || time.Since(began) > lastWait {
+			backoff = firstWait
+		}
+		// Everyone of a dead edge is on the way at the same time: spread out.
+		wait += mathrand.N(backoff)
+		backoff = min(2*backoff, lastWait)
+		if !k.tell(ctx, Event{Down: &Down{err, wait}}) || !pause(ctx, wait) {
+			return err
+		}
 	}
-	return false, err
+}
+
+// refresh puts the newest token into o.
+func (k *Keeper) refresh(ctx context.Context, o *Options) (err error) {
+	if k.options.TokenSource != nil {
+		o.Token, err = k.options.TokenSource(ctx)
+		return err
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	o.Token = k.token
+	return nil
+}
+
+// follow passes on what a connection says until it ends.
+func (k *Keeper) follow(ctx context.Context, c *Conn, continues bool) {
+	k.setConn(c)
+	defer k.setConn(nil)
+	connected := c.Connected()
+	if !k.tell(ctx, Event{Connected: &connected}) {
+		return
+	}
+	for _, p := range connected.Rooms {
+		if !continues && p.Recovered == nil {
+			continue
+		}
+		r := &Recovery{Room: p.Room, OK: p.Recovered != nil && *p.Recovered, Reason: p.Reason}
+		if p.Recovered == nil {
+			r.Reason = wire.NoHistory // no position was given: there was none
+		}
+		if !k.tell(ctx, Event{Recovered: r}) {
+			return
+		}
+	}
+	for e := range c.Events() {
+		if !k.tell(ctx, e) {
+			return
+		}
+	}
+}
+
+func (k *Keeper) tell(ctx context.Context, e Event) bool {
+	select {
+	case k.events <- e:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// resume makes o continue c, whose events have all been passed on.
+func (o *Options) resume(c *Conn) {
+	positions := c.Positions()
+	o.Previous, o.AwaySince = c.Connected().Session, time.Unix(0, c.lastRead.Load())
+	o.Rooms, o.Begin = nil, []SubscribeOption{From(positions...)}
+	for _, p := range positions {
+		o.Rooms = append(o.Rooms, p.Room)
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
+	}
 }
 
 // retry is the server's advice about coming back after err.
@@ -95,4 +294,10 @@ func retry(err error) (wait time.Duration, again bool) {
 		return time.Duration(refused.RetryMS) * time.Millisecond, refused.RetryMS > 0
 	}
 	return 0, true // nobody answered
+}
+
+// elsewhere reports whether the server said to come back now, to another node.
+func elsewhere(err error) bool {
+	var closed *CloseError
+	return errors.As(err, &closed) && closed.Status >= 4200 && closed.Status < 4300
 }

@@ -45,40 +45,6 @@ func (e *CloseError) Retry() (wait time.Duration, again bool) {
 	return time.Duration(e.RetryMS) * time.Millisecond, true
 }
 
-// inbound is any object that the server sends.
-type inbound struct {
-	ID           *uint64
-	Error        *inboundError
-	Connected    *wire.Connected
-	Subscribed   *struct{ Rooms []wire.Position }
-	Unsubscribed *struct{ Rooms []string }
-	Published    *wire.Position
-	Gap          *wire.Gap
-	Expiring     *struct{ In int64 }
-	Ping         *struct{}
-
-	Room   string
-	Epoch  string
-	Offset uint64
-	Data   json.RawMessage
-	Text   *string
-	Base64 []byte
-	Event  string
-	User   string
-
-	raw []byte
-}
-
-type inboundError struct {
-	Code    wire.Code
-	Reason  string
-	RetryMS int `json:"retry_ms"`
-}
-
-func (e *inboundError) wire() *wire.Error {
-	return &wire.Error{Code: e.Code, Reason: e.Reason, RetryMS: e.RetryMS}
-}
-
 // read is the reader's goroutine: it ends with the connection.
 func (c *Conn) read(source *bufio.Reader) {
 	reader := &wsutil.Reader{Source: source, State: ws.StateClientSide, CheckUTF8: true, MaxMessageSize: c.options.MaxMessageBytes}
@@ -152,11 +118,16 @@ func (c *Conn) handle(text []byte) error {
 	if err := json.Unmarshal(text, &in); err != nil {
 		return fmt.Errorf("the server sent what is not the protocol: %w", err)
 	}
+	c.mu.Lock()
+	c.places.take(&in)
+	epoch := c.places[in.Room].Epoch
+	var answer chan *inbound
 	if in.ID != nil {
-		c.mu.Lock()
-		answer := c.waiting[*in.ID]
+		answer = c.waiting[*in.ID]
 		delete(c.waiting, *in.ID)
-		c.mu.Unlock()
+	}
+	c.mu.Unlock()
+	if in.ID != nil {
 		if answer != nil {
 			answer <- &in
 		}
@@ -176,6 +147,9 @@ func (c *Conn) handle(text []byte) error {
 	if !ok {
 		return nil // a later version of the protocol says more
 	}
+	if m := event.Message; m != nil && m.Epoch == "" && m.Offset != 0 {
+		m.Epoch = epoch // said once, when the room was joined
+	}
 	select {
 	case c.events <- event:
 		return nil
@@ -189,32 +163,6 @@ func (c *Conn) handle(text []byte) error {
 	c.lastRead.Store(time.Now().UnixNano())
 	c.held.Store(false)
 	return nil
-}
-
-func (in *inbound) event() (Event, bool) {
-	e := Event{Raw: in.raw}
-	switch {
-	case in.Room != "":
-		m := &wire.Message{Room: in.Room, Epoch: in.Epoch, Offset: in.Offset, Kind: wire.Data, Body: in.Data, Event: in.Event, User: in.User}
-		switch {
-		case in.Text != nil:
-			m.Kind, m.Body = wire.Text, []byte(*in.Text)
-		case in.Base64 != nil:
-			m.Kind, m.Body = wire.Binary, in.Base64
-		}
-		e.Message = m
-	case in.Gap != nil:
-		e.Gap = in.Gap
-	case in.Expiring != nil:
-		e.Expiring = time.Duration(in.Expiring.In) * time.Second
-	case in.Unsubscribed != nil:
-		e.Unsubscribed = in.Unsubscribed.Rooms
-	case in.Error != nil:
-		e.Error = in.Error.wire()
-	default:
-		return e, false
-	}
-	return e, true
 }
 
 // watch asks a silent server for a sign of life, and gives it up when there is

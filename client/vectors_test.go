@@ -85,6 +85,10 @@ func TestReplyAndNoticeVectorsAreRead(t *testing.T) {
 					got, want = in.Error, new(inboundError)
 				case "gap":
 					got, want = in.Gap, new(wire.Gap)
+				case "lagging":
+					got, want = in.Lagging, new(wire.Position)
+				case "reset":
+					got, want = in.Reset, new(wire.Position)
 				case "expiring":
 					got, want = in.Expiring, new(struct{ In int64 })
 				default:
