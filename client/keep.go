@@ -248,8 +248,13 @@ func (k *Keeper) follow(ctx context.Context, c *Conn, continues bool) {
 			return
 		}
 	}
-	for e := range c.Events() {
-		if !k.tell(ctx, e) {
+	for {
+		select {
+		case e, ok := <-c.Events():
+			if !ok || !k.tell(ctx, e) {
+				return
+			}
+		case <-ctx.Done():
 			return
 		}
 	}

@@ -19,7 +19,7 @@ import (
 
 func keep(t *testing.T, address string, o client.Options) *client.Keeper {
 	t.Helper()
-	k, err := client.Keep(limit(t), address, o)
+	k, err := client.Keep(t.Context(), address, o)
 	if err != nil {
 		t.Fatal(err)
 	}
