@@ -484,7 +484,7 @@ func TestTokensOfDev(t *testing.T) {
 			if got.User != "alice" || len(got.Rooms) != 1 || got.Rooms[0].Room != "user.alice" || left < 8*time.Minute || left > 10*time.Minute {
 				t.Errorf("%+v", got)
 			}
-			if _, err := c.Subscribe(t.Context(), "chat.13"); err == nil {
+			if _, err := c.Subscribe(t.Context(), []string{"chat.13"}); err == nil {
 				t.Error("a denied room was joined")
 			}
 			sub := nabat(t, "", nil, "sub", "chat.1", "--edge", at.edges[0], "--token", token, "--timeout", "500ms")

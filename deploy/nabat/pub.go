@@ -13,6 +13,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/spf13/cobra"
 
 	"nabat/internal/bus"
@@ -25,6 +26,9 @@ type publication struct {
 	file, prefix, room string
 	timeout            time.Duration
 	body               *string // nil when it comes from the file
+
+	history     jetstream.JetStream // nil where the room has none
+	first, last uint64              // offsets, where it has
 }
 
 func (a *app) pubCommand() *cobra.Command {
@@ -32,7 +36,8 @@ func (a *app) pubCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "pub ROOM BODY",
 		Short: "Publish a message to a room, over plain NATS",
-		Long: "Publish a message to a room, over plain NATS.\n\n" +
+		Long: "Publish a message to a room, over plain NATS. Where the room has history NATS\n" +
+			"confirms that the message is kept, and its offset is printed.\n\n" +
 			"A BODY of - is read from standard input, --file reads it from a file. Any bytes\n" +
 			"may be published: valid JSON reaches clients as data, valid UTF-8 as text, the\n" +
 			"rest as base64.",
@@ -99,23 +104,67 @@ func (a *app) publish(cmd *cobra.Command, p *publication, server *natsFlags) err
 		return err
 	}
 	defer nc.Close()
-	messages, size, err := p.send(nc, subj, source)
+	ctx, cancel := context.WithTimeout(cmd.Context(), p.timeout)
+	defer cancel()
+	p.history = findHistory(ctx, nc, subj)
+	before := nc.LastError() // the search may not be permitted: that is no failure
+	messages, size, err := p.send(cmd.Context(), nc, subj, source)
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(cmd.Context(), p.timeout)
+	ctx, cancel = context.WithTimeout(cmd.Context(), p.timeout)
 	defer cancel()
 	if err := nc.FlushWithContext(ctx); err != nil {
 		return fmt.Errorf("NATS did not confirm: %w", err)
 	}
-	if err := nc.LastError(); err != nil { // such as a permissions violation
+	if err := nc.LastError(); err != nil && err != before { // such as a permissions violation
 		return fmt.Errorf("NATS refused: %w", err)
 	}
 	what := "1 message"
 	if messages != 1 {
 		what = fmt.Sprintf("%d messages", messages)
 	}
+	switch {
+	case p.last == 0:
+	case p.first == p.last:
+		what += fmt.Sprintf(" at offset %d", p.last)
+	default:
+		what += fmt.Sprintf(" at offsets %d to %d", p.first, p.last)
+	}
 	fmt.Fprintf(a.stdout, "published %s, %d bytes, to %s\n", what, size, subj)
+	return nil
+}
+
+// findHistory returns JetStream if a policy's stream keeps the subject. A server
+// that does not say so is published to all the same, without an offset.
+func findHistory(ctx context.Context, nc *nats.Conn, subj string) jetstream.JetStream {
+	const patience = 2 * time.Second
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return nil
+	}
+	if name, err := js.StreamNameBySubject(ctx, subj); err != nil || !strings.HasPrefix(name, bus.StreamPrefix) {
+		return nil
+	}
+	return js
+}
+
+// put publishes one message and, where that is kept, waits until it is.
+func (p *publication) put(ctx context.Context, nc *nats.Conn, m *nats.Msg) error {
+	if p.history == nil {
+		return nc.PublishMsg(m)
+	}
+	ctx, cancel := context.WithTimeout(ctx, p.timeout)
+	defer cancel()
+	ack, err := p.history.PublishMsg(ctx, m)
+	if err != nil {
+		return err
+	}
+	if p.last = ack.Sequence; p.first == 0 {
+		p.first = ack.Sequence
+	}
 	return nil
 }
 
@@ -131,13 +180,13 @@ func (a *app) source(p *publication) (io.ReadCloser, error) {
 }
 
 // send publishes everything in source and counts it.
-func (p *publication) send(nc *nats.Conn, subj string, source io.Reader) (messages, size int, err error) {
+func (p *publication) send(ctx context.Context, nc *nats.Conn, subj string, source io.Reader) (messages, size int, err error) {
 	limit := int(nc.MaxPayload())
 	one := func(body []byte) error {
 		if err := p.check(body); err != nil {
 			return err
 		}
-		if err := nc.PublishMsg(p.message(subj, body)); errors.Is(err, nats.ErrMaxPayload) {
+		if err := p.put(ctx, nc, p.message(subj, body)); errors.Is(err, nats.ErrMaxPayload) {
 			return fmt.Errorf("the message, with its headers, is larger than the %d bytes that this NATS server takes", limit)
 		} else if err != nil {
 			return fmt.Errorf("publish: %w", err)
