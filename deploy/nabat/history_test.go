@@ -6,7 +6,9 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 
 	"nabat/internal/natsdev"
@@ -144,6 +146,25 @@ func TestPubPrintsNoOffsetWhereTheRoomHasNoHistory(t *testing.T) {
 	}
 	r := nabat(t, "", nil, "pub", "--nats-url", server.URL(), "a", "1")
 	if want := "published 1 message, 1 bytes, to room.a\n"; r.code != 0 || r.stdout != want || r.stderr != "" {
+		t.Errorf("%+v", r)
+	}
+}
+
+// A backend that may publish to its rooms, and ask JetStream nothing.
+func TestPubNeedsNoMoreThanToPublish(t *testing.T) {
+	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: -1, NoLog: true, NoSigs: true, JetStream: true, StoreDir: t.TempDir(),
+		Users: []*server.User{{Username: "backend", Password: "p", Permissions: &server.Permissions{Publish: &server.SubjectPermission{Allow: []string{"room.a"}}}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Start()
+	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
+	eventually(t, "NATS", func() bool { return s.ReadyForConnections(time.Second) })
+	url := "nats://backend:p@" + s.Addr().String()
+	if r := nabat(t, "", nil, "pub", "--nats-url", url, "a", "1"); r != (result{0, "published 1 message, 1 bytes, to room.a\n", ""}) {
+		t.Errorf("%+v", r)
+	}
+	if r := nabat(t, "", nil, "pub", "--nats-url", url, "b", "1"); r.code != 1 || !strings.HasPrefix(r.stderr, "nabat pub: NATS refused: ") || !strings.Contains(r.stderr, "room.b") {
 		t.Errorf("%+v", r)
 	}
 }

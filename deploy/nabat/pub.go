@@ -138,7 +138,7 @@ func (a *app) publish(cmd *cobra.Command, p *publication, server *natsFlags) err
 // findHistory returns JetStream if a policy's stream keeps the subject. A server
 // that does not say so is published to all the same, without an offset.
 func findHistory(ctx context.Context, nc *nats.Conn, subj string) jetstream.JetStream {
-	const patience = 2 * time.Second
+	const patience = time.Second
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	js, err := jetstream.New(nc)
