@@ -113,7 +113,7 @@ func (s *system) publish(subj, body string) {
 func TestPagesAreServed(t *testing.T) {
 	s := start(t)
 	for path, want := range map[string]string{"/": "every browser hears at once", "/forum/": "Moderator's desk", "/forum": "Moderator's desk",
-		"/config.json": s.edge.Addr(), "/nabat-lite.js": "class Connection", "/openapi.yaml": "openapi: 3.1.0"} {
+		"/config.json": s.edge.Addr(), "/nabat-lite.js": "class Connection", "/nabat-client.js": "nabat-client, built from client/js", "/openapi.yaml": "openapi: 3.1.0"} {
 		res, err := http.Get(s.page(path))
 		if err != nil {
 			t.Fatal(err)
