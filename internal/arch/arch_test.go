@@ -76,6 +76,7 @@ var table = []arch.Package{
 	{Path: "loadtest/account", Why: "processor time and memory of another process"},
 	{Path: "loadtest/report", Why: "results as tables"},
 	{Path: "loadtest/swarm", Imports: []string{"loadtest/account"}, Why: "the clients"},
+	{Path: "loadtest/checker", Why: "clients that hold an edge to its promises; nothing is shared with what it checks"},
 	{Path: "loadtest/floor", Imports: []string{"loadtest/account", "loadtest/swarm"}, Why: "the same system calls and no logic"},
 	{Path: "loadtest/target", Imports: []string{"loadtest/floor", "loadtest/swarm"}, Why: "what is driven: ours, a peer, the floor"},
 	{Path: "loadtest/scenario", Imports: []string{"loadtest/account", "loadtest/report", "loadtest/swarm", "loadtest/target"}, Why: "what is measured"},
@@ -89,7 +90,7 @@ var rules = arch.Rules{
 	Packages: table,
 	External: []arch.External{
 		{Module: "github.com/mailru/easygo", Users: []string{"edge/internal/loop"}, Why: "one package owns epoll"},
-		{Module: "github.com/gobwas/ws", Users: []string{"edge/internal/transport/ws", "client", "loadtest/swarm"}, Why: "frames are bytes of one transport"},
+		{Module: "github.com/gobwas/ws", Users: []string{"edge/internal/transport/ws", "client", "loadtest/swarm", "loadtest/checker"}, Why: "frames are bytes of one transport; what checks it brings its own"},
 		{Module: "github.com/gobwas/httphead", Users: []string{"edge/internal/transport/ws", "client", "loadtest/swarm"}, Why: "as gobwas/ws"},
 		{Module: "github.com/nats-io/nats-server", Users: []string{"internal/natsdev"}, Why: "only dev and tests carry a server"},
 		{Module: "github.com/prometheus", Users: []string{

@@ -16,13 +16,13 @@ type Cluster struct{ Servers []*Server }
 
 // StartCluster runs n servers and returns when each takes part in JetStream.
 func StartCluster(n int) (*Cluster, error) {
-	addresses, err := freeAddresses(n)
+	addresses, err := FreeAddresses(n)
 	if err != nil {
 		return nil, err
 	}
 	c := &Cluster{}
 	for i := range n {
-		s, err := Start(Options{name: fmt.Sprintf("nabat-dev-%d", i), cluster: addresses[i], routes: addresses})
+		s, err := Start(Member(i, addresses, Options{}))
 		if err != nil {
 			c.Shutdown()
 			return nil, err
@@ -36,8 +36,19 @@ func StartCluster(n int) (*Cluster, error) {
 	return c, nil
 }
 
-// freeAddresses returns n addresses of this machine that nobody listens on.
-func freeAddresses(n int) ([]string, error) {
+// Member are the options of server i of a cluster whose servers listen for each
+// other at routes, for those who run each in a process of its own. The server is
+// named after i.
+func Member(i int, routes []string, o Options) Options {
+	o.name, o.cluster, o.routes = MemberName(i), routes[i], routes
+	return o
+}
+
+// MemberName is what server i of a cluster is called.
+func MemberName(i int) string { return fmt.Sprintf("nabat-dev-%d", i) }
+
+// FreeAddresses returns n addresses of this machine that nobody listens on.
+func FreeAddresses(n int) ([]string, error) {
 	var addresses []string
 	for range n {
 		l, err := net.Listen("tcp", "127.0.0.1:0")

@@ -81,6 +81,7 @@ func (s *Server) start() error {
 		ServerName: "nabat-dev", Host: host, Port: port, NoSigs: true, NoLog: true,
 		JetStream: true, StoreDir: s.opts.Dir, JetStreamMaxMemory: 256 << 20, JetStreamMaxStore: 1 << 40,
 		MaxPayload: s.opts.MaxPayload, WriteDeadline: 10 * time.Second, DisableJetStreamBanner: true,
+		LameDuckDuration: 2 * time.Second, LameDuckGracePeriod: time.Second,
 	}
 	if err := s.opts.join(options); err != nil {
 		return err
@@ -106,6 +107,13 @@ func (s *Server) URL() string { return s.url }
 // Stop ends the server; Restart goes on where it stopped.
 func (s *Server) Stop() {
 	s.server.Shutdown()
+	s.server.WaitForShutdown()
+}
+
+// LameDuck ends the server as an operator does: clients are told first and moved
+// away over a few seconds, and it leads nothing any more.
+func (s *Server) LameDuck() {
+	s.server.LameDuckShutdown()
 	s.server.WaitForShutdown()
 }
 
