@@ -18,11 +18,9 @@ const (
 	chunkBytes = 32 << 10
 	// stepMessages is how many messages one step takes from memory.
 	stepMessages = 256
-	// behindWait is how long one waits for a store that lags, or for messages
-	// that are on their way.
-	behindWait = 50 * time.Millisecond
-	// behindTries is how often that is done before what is missing is given up.
-	behindTries = 60
+	// aheadPart is the part of the patience with a history that is spent on a
+	// client which claims to be ahead of it.
+	aheadPart = 6
 )
 
 // catchup is one subscription that is behind its room's place on this loop. The
@@ -35,10 +33,11 @@ type catchup struct {
 	stash    []*frame.Message // decided by the cursor and not written yet
 	turn     []*frame.Message // written in this turn: they come back if they do not fit
 	began    time.Time
-	awayMS   uint64 // what a client that came back said; 0 when it did not
-	resumed  uint64 // the offset that it came back with
-	previous string // its connection before
-	tries    int
+	awayMS   uint64    // what a client that came back said; 0 when it did not
+	resumed  uint64    // the offset that it came back with
+	previous string    // its connection before
+	stuck    time.Time // since when it has to wait; zero when it goes on
+	origin   bool      // the stream itself is read: its mirror is behind
 
 	overtaking         bool   // the room conflates: only the newest of each key is wanted
 	since, sinceBefore uint64 // places in the room's table; before this turn's chunk
@@ -222,7 +221,7 @@ func (b *catchups) look(c *catchup, fn func(resume.View[*frame.Message]) resume.
 func (b *catchups) apply(c *catchup, s resume.Step[*frame.Message], reason string) {
 	b.tell(c, s.Cut, reason)
 	if len(s.Entries) > 0 || s.Do == resume.DoLive {
-		c.tries = 0
+		c.stuck, c.origin = time.Time{}, false
 	}
 	for i := range s.Entries {
 		c.stash = append(c.stash, s.Entries[i].Item)
@@ -305,12 +304,23 @@ func (b *catchups) excludes(id string, c *catchup) bool {
 
 // wait makes c go on after a while, or gives up what is missing.
 func (b *catchups) wait(c *catchup) {
-	if c.tries++; c.tries > behindTries {
-		c.tries = 0
-		reason := wire.HistoryUnavailable
-		if c.cursor.Position() > b.w.hub.Place(c.number).Offset {
-			reason = wire.AheadOfHistory
+	now := time.Now()
+	if c.stuck.IsZero() {
+		c.stuck = now
+	}
+	waited, ahead := now.Sub(c.stuck), c.cursor.Position() > b.w.hub.Place(c.number).Offset
+	limit, reason := b.w.edge.cfg.HistoryPatience, wire.HistoryUnavailable
+	if ahead {
+		// What it has seen has to come here, too, if NATS is whole.
+		if reason = wire.AheadOfHistory; b.w.edge.upstream.Ready() == nil && b.w.edge.upstream.Degraded() == nil {
+			limit /= aheadPart
 		}
+		if waited == 0 {
+			b.w.edge.upstream.Verify(c.room)
+		}
+	}
+	if waited > limit {
+		c.stuck, c.origin = time.Time{}, false
 		b.apply(c, b.look(c, func(v resume.View[*frame.Message]) resume.Step[*frame.Message] {
 			return c.cursor.GiveUp(v, false)
 		}), reason)
@@ -319,8 +329,9 @@ func (b *catchups) wait(c *catchup) {
 		}
 		return
 	}
+	c.origin = !c.origin
 	c.waiting = true
-	time.AfterFunc(behindWait, func() {
+	time.AfterFunc(upstream.Pause(waited), func() {
 		// An error of Post means that the loop has stopped: nobody waits.
 		_ = b.w.loop.Post(func() {
 			switch {
@@ -339,13 +350,12 @@ func (b *catchups) wait(c *catchup) {
 func (b *catchups) read(c *catchup, from uint64) {
 	c.waiting = true
 	epoch := b.w.hub.Place(c.number).Epoch
-	b.replay(upstream.From{Room: c.room, Epoch: epoch, Offset: from}, func(p upstream.Replay) {
+	b.replay(upstream.From{Room: c.room, Epoch: epoch, Offset: from, Origin: c.origin}, func(p upstream.Replay) {
 		if !b.alive(c) {
 			return
 		}
 		c.waiting = false
 		if p.Err != nil {
-			c.tries += behindTries / 4
 			b.wait(c)
 			return
 		}

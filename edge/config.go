@@ -117,6 +117,10 @@ type Config struct {
 	// once more; HistoryAudit how often after that. Default 1.5 s, and 1 min.
 	HistoryVerify time.Duration `config:"history_verify" help:"after a room is joined, when it is compared with its history again"`
 	HistoryAudit  time.Duration `config:"history_audit" help:"how often rooms are compared with their history"`
+	// HistoryPatience is how long clients that come back, and rooms that missed
+	// something, wait for a history that can not be read or lags behind, as it
+	// does for some seconds when NATS elects another leader. Default 20 s.
+	HistoryPatience time.Duration `config:"history_patience" help:"wait for a history that can not be read or lags behind, before clients are told"`
 	// HistoryRequests bounds the requests to the store under way. Default 8.
 	HistoryRequests int `config:"history_requests" help:"requests to the history store under way at a time"`
 	// MaxInboxBytes bounds what waits for one loop. Default 64 MiB. Above it
@@ -199,7 +203,7 @@ func Defaults() Config {
 		MaxHandshakes: 4096, MaxTLSHandshakes: 1024, HandshakeTimeout: 10 * time.Second, MaxHeadBytes: 16 << 10,
 		ConnectTimeout: 10 * time.Second, MaxMessageBytes: 64 << 10, MaxQueueBytes: 1 << 20,
 		LagQueueBytes: 128 << 10, MaxHistory: 100, RecentMessages: 64, RecentBytes: 32 << 10,
-		HistoryVerify: 1500 * time.Millisecond, HistoryAudit: time.Minute, HistoryRequests: 8, MaxInboxBytes: 64 << 20,
+		HistoryVerify: 1500 * time.Millisecond, HistoryAudit: time.Minute, HistoryPatience: 20 * time.Second, HistoryRequests: 8, MaxInboxBytes: 64 << 20,
 		MaxRooms: 128, MaxBadCommands: 10, MaxInFlight: 32, MaxRateRefusals: 100,
 		ProxyProtocol: "off", ForwardedHeader: "X-Forwarded-For",
 		SendBuffer: 32 << 10, TCPNotSentLowat: 16 << 10, TCPKeepAlive: time.Minute,
@@ -218,7 +222,7 @@ func (c *Config) Check() error {
 		key   string
 		value time.Duration
 	}{
-		{"nats_timeout", c.NATSTimeout}, {"history_verify", c.HistoryVerify}, {"history_audit", c.HistoryAudit}, {"handshake_timeout", c.HandshakeTimeout}, {"connect_timeout", c.ConnectTimeout},
+		{"nats_timeout", c.NATSTimeout}, {"history_verify", c.HistoryVerify}, {"history_audit", c.HistoryAudit}, {"history_patience", c.HistoryPatience}, {"handshake_timeout", c.HandshakeTimeout}, {"connect_timeout", c.ConnectTimeout},
 		{"ping_interval", c.PingInterval}, {"pong_timeout", c.PongTimeout}, {"close_timeout", c.CloseTimeout},
 	} {
 		if d.value < 100*time.Millisecond || d.value > 24*time.Hour {

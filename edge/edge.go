@@ -124,7 +124,7 @@ func (e *Edge) open(reg *prometheus.Registry) error {
 	}
 	e.upstream, err = upstream.New(upstream.Options{Prefix: e.cfg.SubjectPrefix, LivePrefix: bus.LivePrefix, Live: e.cfg.NATSConnections,
 		Queue: e.cfg.NATSQueue, PublishWait: 8192, Linger: e.cfg.RoomLinger, Confirm: e.cfg.NATSTimeout, Log: e.log,
-		Verify: e.cfg.HistoryVerify, Audit: e.cfg.HistoryAudit, RingCount: e.cfg.RecentMessages, RingBytes: int(e.cfg.RecentBytes),
+		Verify: e.cfg.HistoryVerify, Audit: e.cfg.HistoryAudit, Patience: e.cfg.HistoryPatience, RingCount: e.cfg.RecentMessages, RingBytes: int(e.cfg.RecentBytes),
 		Policy: e.policy, Store: e.history}, connect, inboxes)
 	if err != nil {
 		return err

@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"errors"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -20,18 +21,16 @@ const (
 	// message that is known, so it has to have room for two of the largest.
 	readMessages = 256
 	readBytes    = 4 << 20
-	// staleWait is how long a reader waits for a mirror that lags behind.
+	// staleWait is the first pause of a reader that waits for a copy which lags
+	// behind, or for a store that does not answer; it grows with the time waited,
+	// up to blindWait.
 	staleWait = 50 * time.Millisecond
-	// staleLimit is how long a question waits for that.
-	staleLimit = 5 * time.Second
-	// blindWait is how long it waits for a store that does not answer.
 	blindWait = time.Second
-	// maxTries is how many reads may bring nothing before a recovery ends with a
-	// cut.
-	maxTries = 40
-	// blindTries is the same for reads that are not answered.
-	blindTries = 4
 )
+
+// Pause is how long one waits before the history is asked again, after having
+// waited for so long.
+func Pause(waited time.Duration) time.Duration { return min(max(waited/4, staleWait), blindWait) }
 
 // continuity keeps the rooms of one link whole: it finds out where they stand,
 // reads what the subscription did not bring, and looks again from time to time.
@@ -49,7 +48,8 @@ type continuity struct {
 // begin starts the chain of a room anew.
 func (c *continuity) begin(r *room) {
 	r.chain = new(resume.Chain[*frame.Message])
-	r.emitted, r.reading, r.again, r.tries = 0, false, false, 0
+	r.emitted, r.reading, r.again, r.origin = 0, false, false, false
+	r.stuck = time.Time{}
 	r.retryAt, r.verifyAt = time.Time{}, time.Time{}
 }
 
@@ -72,7 +72,7 @@ func (c *continuity) newest(rooms []*room, answer func(r *room, found *history.S
 	}
 	for stream, all := range byStream {
 		for part := range slices.Chunk(all, maxSubjects) {
-			q := &question{c: c, stream: stream, rooms: part, until: time.Now().Add(staleLimit)}
+			q := &question{c: c, stream: stream, rooms: part, asked: time.Now()}
 			for _, r := range part {
 				q.subjects = append(q.subjects, r.source.stored)
 			}
@@ -84,7 +84,9 @@ func (c *continuity) newest(rooms []*room, answer func(r *room, found *history.S
 
 // question asks for the newest messages of rooms of one stream. Its mirror
 // answers, which may be behind: the leader says first how far the answer must
-// reach. Used by one goroutine at a time.
+// reach. A mirror that is behind may be so for many seconds after its stream got
+// another leader; meanwhile the stream itself is asked. Used by one goroutine at
+// a time.
 type question struct {
 	c        *continuity
 	stream   policy.Stream
@@ -92,39 +94,65 @@ type question struct {
 	subjects []string
 	answer   func(r *room, found *history.Stored, err error)
 	head     uint64
-	sure     bool      // the mirror is known to have reached head
-	until    time.Time // an answer that is behind is good enough from then on
+	sure     bool // the mirror is known to have reached head
+	asked    time.Time
 }
+
+// over reports that an answer which is behind is good enough from now on.
+func (q *question) over() bool { return time.Since(q.asked) > q.c.u.opts.Patience }
+
+// blind reports that no answer is one, too: nobody waits for a store that has
+// been away for long.
+func (q *question) blind() bool { return q.over() || q.c.u.blindFor() > q.c.u.opts.Patience }
 
 func (q *question) ask() {
 	q.c.u.opts.Store.Head(q.stream.Name, func(head uint64, err error) {
-		if err != nil {
+		switch {
+		case err == nil:
+			q.head = head
+			q.look()
+		case q.blind():
 			q.done(nil, err)
-			return
+		default: // a stream that gets another leader has none for some seconds
+			q.c.u.sighted(err)
+			q.wait(q.ask)
 		}
-		q.head = head
-		q.look()
 	})
 }
 
 func (q *question) look() {
 	q.c.u.opts.Store.Newest(q.stream.Mirror, q.subjects, func(list []history.Stored, upTo uint64, err error) {
 		switch {
-		case err != nil || upTo >= q.head || time.Now().After(q.until):
-			q.done(list, err)
-		case len(list) == 0: // nothing found does not say how far it looked
+		case err == nil && upTo >= q.head:
+			q.done(list, nil)
+		case err == nil && len(list) == 0: // nothing found does not say how far it looked
 			q.c.u.opts.Store.Head(q.stream.Mirror, func(mirrored uint64, err error) {
-				switch {
-				case err != nil:
-					q.done(nil, err)
-				case mirrored >= q.head && !q.again():
+				if err == nil && mirrored >= q.head && !q.again() {
 					q.done(nil, nil)
-				default:
-					q.wait()
+					return
 				}
+				q.origin(nil, err)
 			})
 		default:
-			q.wait()
+			q.origin(list, err)
+		}
+	})
+}
+
+// origin asks the stream, as its mirror is behind or does not answer. The mirror
+// may answer all the same, in the stream's name; then both are asked again.
+func (q *question) origin(list []history.Stored, mirror error) {
+	q.c.u.opts.Store.Newest(q.stream.Name, q.subjects, func(stored []history.Stored, upTo uint64, err error) {
+		switch {
+		case err == nil && upTo >= q.head:
+			q.done(stored, nil)
+		case mirror != nil && q.blind():
+			q.done(nil, mirror)
+		case mirror == nil && q.over():
+			q.done(list, nil)
+		default:
+			q.c.u.sighted(mirror)
+			q.wait(q.look)
 		}
 	})
 }
@@ -137,7 +165,7 @@ func (q *question) again() bool {
 	return first
 }
 
-func (q *question) wait() { time.AfterFunc(staleWait, q.look) }
+func (q *question) wait(then func()) { time.AfterFunc(Pause(time.Since(q.asked)), then) }
 
 func (q *question) done(list []history.Stored, err error) {
 	q.c.u.sighted(err)
@@ -198,8 +226,15 @@ func (c *continuity) attend(r *room) {
 	}
 	r.reading = true
 	stream := r.source.stream
-	c.u.opts.Store.Read(history.Read{Stream: stream.Mirror, Subject: r.source.stored, From: max(r.chain.Last(), 1),
+	copyName := stream.Mirror
+	if r.origin {
+		copyName = stream.Name
+	}
+	c.u.opts.Store.Read(history.Read{Stream: copyName, Subject: r.source.stored, From: max(r.chain.Last(), 1),
 		Batch: readMessages, MaxBytes: readBytes}, func(b history.Batch, err error) {
+		if errors.Is(err, history.ErrForeign) {
+			b, err = history.Batch{}, nil // the mirror answered for its origin: nothing new
+		}
 		c.u.sighted(err)
 		c.link.post(func() {
 			if r.chain != nil && r.source.stream == stream {
@@ -213,8 +248,7 @@ func (c *continuity) attend(r *room) {
 func (c *continuity) replay(r *room, b history.Batch, err error) {
 	r.reading = false
 	if err != nil {
-		r.tries += maxTries / blindTries
-		c.later(r, blindWait)
+		c.later(r)
 		return
 	}
 	list := make([]resume.Entry[*frame.Message], len(b.Messages))
@@ -236,24 +270,31 @@ func (c *continuity) fill(r *room, list []resume.Entry[*frame.Message], more boo
 	switch {
 	case r.chain.Ask() != resume.Read:
 		c.u.recoveries.Add(1)
-		r.tries, r.sound = 0, time.Now()
+		r.stuck, r.origin, r.sound = time.Time{}, false, time.Now()
 	case r.chain.Last() == before:
-		c.later(r, staleWait)
+		c.later(r)
 	default:
-		r.tries = 0
+		r.stuck = time.Time{}
 		c.attend(r)
 	}
 }
 
-// later asks again after a while, and gives up in the end.
-func (c *continuity) later(r *room, d time.Duration) {
-	if r.tries++; r.tries > maxTries {
-		r.tries = 0
+// later asks again after a while, the mirror and the stream itself by turns, and
+// gives up in the end.
+func (c *continuity) later(r *room) {
+	now := time.Now()
+	if r.stuck.IsZero() {
+		r.stuck = now
+	}
+	waited := now.Sub(r.stuck)
+	if waited > c.u.opts.Patience {
+		r.stuck, r.origin = time.Time{}, false
 		c.giveUp(r)
-		c.verifyAt(r, time.Now().Add(blindWait))
+		c.verifyAt(r, now.Add(blindWait))
 		return
 	}
-	c.retryAt(r, time.Now().Add(d))
+	r.origin = !r.origin
+	c.retryAt(r, now.Add(Pause(waited)))
 }
 
 // giveUp hands out what is held though something before it can not be read now.

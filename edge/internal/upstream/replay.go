@@ -29,6 +29,7 @@ type From struct {
 	Room, Epoch string
 	Offset      uint64
 	SinceMS     int64 // unix milliseconds; instead of Offset when not 0
+	Origin      bool  // ask the stream itself: its mirror is behind
 }
 
 // replays reads history for clients. Clients that want the same share one read,
@@ -87,11 +88,18 @@ func (r *replays) read(from From) {
 		return
 	}
 	r.count.Add(1)
-	q := history.Read{Stream: src.stream.Mirror, Subject: src.stored, From: max(from.Offset, 1), Batch: readMessages, MaxBytes: readBytes}
+	copyName := src.stream.Mirror
+	if from.Origin {
+		copyName = src.stream.Name
+	}
+	q := history.Read{Stream: copyName, Subject: src.stored, From: max(from.Offset, 1), Batch: readMessages, MaxBytes: readBytes}
 	if from.SinceMS != 0 {
 		q.Start = time.UnixMilli(from.SinceMS)
 	}
 	r.u.opts.Store.Read(q, func(b history.Batch, err error) {
+		if errors.Is(err, history.ErrForeign) {
+			b, err = history.Batch{}, nil // the mirror answered for its origin: nothing new
+		}
 		r.u.sighted(err)
 		r.answer(from, replayOf(from.Room, b, err))
 	})
@@ -115,7 +123,7 @@ func (r *replays) answer(from From, p Replay) {
 	for _, e := range p.Entries {
 		n += e.Item.Size()
 	}
-	if p.Err == nil && r.bytes+n <= resultBytes {
+	if p.Err == nil && len(p.Entries) > 0 && r.bytes+n <= resultBytes {
 		r.results[from] = result{p, time.Now(), n}
 		r.bytes += n
 	}

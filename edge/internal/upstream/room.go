@@ -35,7 +35,8 @@ type room struct {
 	sound    time.Time // when continuity was last known
 	stored   uint64    // the newest offset that the store told of
 	reading  bool
-	tries    int       // reads that brought nothing new
+	stuck    time.Time // since when reads bring nothing new; zero when they do
+	origin   bool      // the stream itself is read, not its mirror
 	retryAt  time.Time // of a read; zero for none
 	verifyAt time.Time // zero while a verification is under way
 	again    bool      // verify once more after it

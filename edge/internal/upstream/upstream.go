@@ -54,6 +54,7 @@ type Options struct {
 	Linger      time.Duration // how long a room without members keeps its subscription
 	Confirm     time.Duration // wait for NATS to confirm a subscription or a publish
 	Verify      time.Duration // after joining a room with history, look again whether something was missed
+	Patience    time.Duration // for a history that can not be read, or lags behind
 	Audit       time.Duration // how often rooms with history are looked at for a loss with nothing behind it
 	RingCount   int           // recent messages kept of a room with history
 	RingBytes   int           // and their bytes
@@ -82,7 +83,7 @@ type Upstream struct {
 	messages, bytes, reconnects atomic.Uint64
 	rooms                       atomic.Int64
 	recoveries, cuts, sweeps    atomic.Uint64
-	blind                       atomic.Pointer[error] // why history can not be read; nil when it can
+	blind                       atomic.Pointer[blindness] // why history can not be read; nil when it can
 }
 
 // New connects to NATS. inboxes are the loops', in order.
@@ -162,6 +163,17 @@ func (u *Upstream) PoliciesChanged() {
 	}
 }
 
+// Verify compares a room with its history soon: a client claims to be ahead of
+// it. Safe from any goroutine.
+func (u *Upstream) Verify(name string) {
+	l := u.link(name)
+	l.post(func() {
+		if r := l.byName[name]; r != nil && r.chain != nil && r.ready && !r.verifyAt.IsZero() {
+			l.whole.verifyAt(r, time.Now())
+		}
+	})
+}
+
 // link is the NATS connection of a room: always the same one, so that its
 // messages keep their order.
 func (u *Upstream) link(name string) *link {
@@ -192,13 +204,31 @@ func (u *Upstream) countLost(reason string, n uint64) {
 	u.mu.Unlock()
 }
 
+// blindness is that history can not be read.
+type blindness struct {
+	err   error
+	since time.Time
+}
+
 // sighted notes whether history could be read.
 func (u *Upstream) sighted(err error) {
 	if err == nil {
 		u.blind.Store(nil)
 		return
 	}
-	u.blind.Store(&err)
+	b := &blindness{err, time.Now()}
+	if old := u.blind.Load(); old != nil {
+		b.since = old.since
+	}
+	u.blind.Store(b)
+}
+
+// blindFor is for how long history could not be read, 0 when it can.
+func (u *Upstream) blindFor() time.Duration {
+	if b := u.blind.Load(); b != nil {
+		return time.Since(b.since)
+	}
+	return 0
 }
 
 // Rooms is the number of rooms subscribed at NATS. Safe from any goroutine.
@@ -221,8 +251,8 @@ func (u *Upstream) Ready() error {
 // Degraded says why history can not be read though live messages flow; nil when
 // it can. Safe from any goroutine.
 func (u *Upstream) Degraded() error {
-	if err := u.blind.Load(); err != nil {
-		return fmt.Errorf("history can not be read: %w", *err)
+	if b := u.blind.Load(); b != nil {
+		return fmt.Errorf("history can not be read: %w", b.err)
 	}
 	return nil
 }
