@@ -97,7 +97,11 @@ func beNATS(text string) error {
 	if err := json.Unmarshal([]byte(text), &m); err != nil {
 		return err
 	}
-	s, err := natsdev.Start(natsdev.Member(m.Index, m.Routes, natsdev.Options{Listen: m.Listen, Dir: m.Dir}))
+	options := natsdev.Options{Listen: m.Listen, Dir: m.Dir}
+	if len(m.Routes) > 1 {
+		options = natsdev.Member(m.Index, m.Routes, options)
+	}
+	s, err := natsdev.Start(options)
 	if err != nil {
 		return err
 	}
