@@ -90,6 +90,35 @@ func TestAPurge(t *testing.T) {
 	a.want(message("a", 7, 6))
 }
 
+// A node that opened the room when it was purged has all that came since in
+// memory, and does not know what was purged.
+func TestAPurgeBeforeTheNodeOpenedTheRoom(t *testing.T) {
+	c := newHistory(t, kept100())
+	for n := range 4 {
+		c.store("a", fmt.Sprint(n))
+	}
+	c.purge("a", 4)
+	e := c.readyForHistory(c.edge(nil))
+	a := dial(t, e, "/ws?room=a")
+	a.connected("a")
+	// One comes back before there is anything new, the other after.
+	early := dial(t, e, "/ws")
+	early.send(resumeFrom("a", "k1", 2))
+	until(t, "it waits", func() bool {
+		return e.workers[0].counts.Lagging.Load()+e.workers[len(e.workers)-1].counts.Lagging.Load() > 0
+	})
+	a.want(message("a", c.store("a", "4"), 4))
+	c.mirrored(5)
+	const lost = `{"room":"a","epoch":"k1","offset":4,"recovered":false,"reason":"history_cut"}`
+	early.wantConnected(lost)
+	early.want(message("a", 5, 4))
+	early.quiet()
+	c.resumed(e, resumeFrom("a", "k1", 2), lost, message("a", 5, 4))
+	c.resumed(e, resumeFrom("a", "k1", 5), `{"room":"a","epoch":"k1","offset":5,"recovered":true}`)
+	a.want(message("a", c.store("a", "5"), 5))
+	c.resumed(e, resumeFrom("a", "k1", 5), `{"room":"a","epoch":"k1","offset":5,"recovered":true}`, message("a", 6, 5))
+}
+
 // Messages that are too old leave the store: who comes back from before them is
 // told, and who has seen the last of them in time loses nothing.
 func TestAgeEndsMessages(t *testing.T) {

@@ -150,7 +150,7 @@ func (c *client) stay(ctx context.Context) {
 				c.backoff = 0
 				c.run.here(c, true)
 			}
-			if c.patience--; c.patience < 0 && c.restless() && c.whole() && !c.act(ctx) {
+			if c.patience--; c.patience < 0 && c.leftRoom == "" && c.restless() && c.whole() && !c.act(ctx) {
 				return
 			}
 		case <-ticker.C:

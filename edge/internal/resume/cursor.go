@@ -108,9 +108,12 @@ func (c *Cursor[T]) Next(v View[T], provable bool) Step[T] {
 	return s
 }
 
-// covered reports whether the ring has all from the position to the loop's.
+// covered reports whether the ring has all from the position to the loop's. One
+// that began when nothing was stored does not know what had been taken before,
+// so a client that comes back has to find its own message in it.
 func (c *Cursor[T]) covered(v View[T]) bool {
-	return v.Ring != nil && c.position >= v.Ring.Low() && v.Ring.Newest() >= v.Position
+	return v.Ring != nil && c.position >= v.Ring.Low() && v.Ring.Newest() >= v.Position &&
+		(v.Ring.Low() > 0 || c.known || c.position == 0 || v.Ring.has(c.position))
 }
 
 func (c *Cursor[T]) fromRing(v View[T]) Step[T] {
@@ -198,7 +201,7 @@ func (c *Cursor[T]) GiveUp(v View[T], provable bool) Step[T] {
 	}
 	to := v.Position
 	if v.Ring != nil && v.Ring.Newest() >= to {
-		to = min(v.Ring.Low(), to)
+		to = min(max(v.Ring.Low(), c.position), to)
 	}
 	cut := &Cut{From: c.position, To: to + 1}
 	c.judge(false)

@@ -129,3 +129,9 @@ func (r *Ring[T]) search(offset uint64) int {
 	}
 	return lo
 }
+
+// has reports whether the message at offset is kept.
+func (r *Ring[T]) has(offset uint64) bool {
+	i := r.search(offset)
+	return i > 0 && r.at(i-1).Offset == offset
+}
