@@ -106,3 +106,38 @@ func TestAnEmptyRoomProvesNothingToOffsetZero(t *testing.T) {
 		}
 	}
 }
+
+// A ring that began when nothing was stored does not know what had been taken
+// before: a client that comes back has to find its own message in it.
+func TestARingFromTheBeginningOfTimeProvesOnlyWhatItHas(t *testing.T) {
+	var r Ring[uint64]
+	r.Bound(5, 100)
+	push(&r, 1, 12, 15)
+	view := View[uint64]{Epoch: "e", Position: 15, Ring: &r}
+	for _, c := range []struct {
+		from uint64
+		want []string
+	}{
+		{12, []string{"live 15 (recovered true)"}},
+		{8, []string{"read 8", "live cut 8-12 12 15 (recovered false)"}},
+		{13, []string{"read 13", "live cut 13-15 15 (recovered false)"}},
+	} {
+		cursor := Resume[uint64]("e", c.from)
+		for i, want := range c.want {
+			step := cursor.Next
+			if i > 0 {
+				step = func(v View[uint64], _ bool) Step[uint64] {
+					return cursor.Replay(v, list(map[uint64]string{8: "12 15", 13: "15"}[c.from]), false, false)
+				}
+			}
+			if got := show(&cursor, step(view, false)); got != want {
+				t.Errorf("from %d: %s; want %s", c.from, got, want)
+			}
+		}
+	}
+	// Without the store it is told of a loss, and still gets what the ring has.
+	cursor := Resume[uint64]("e", 8)
+	if got, want := show(&cursor, cursor.GiveUp(view, false)), "live cut 8-9 12 15 (recovered false)"; got != want {
+		t.Errorf("%s; want %s", got, want)
+	}
+}
