@@ -708,16 +708,24 @@ func TestReadinessTellsOfHistoryThatCanNotBeRead(t *testing.T) {
 			continue
 		}
 		mirror := name
-		// Control makes the mirror again before long: each look takes it away, and
-		// a room that nobody was in yet makes the edge read.
+		// Control mends both before long: each look takes them away, and rooms that
+		// nobody was in yet make the edge read.
 		rooms := 0
 		eventually(t, "readiness to say it", func() bool {
+			origin, err := js.Stream(t.Context(), strings.TrimSuffix(mirror, bus.MirrorSuffix))
+			if err != nil {
+				t.Fatal(err)
+			}
+			cfg := origin.CachedInfo().Config
+			cfg.AllowDirect = false
+			if _, err := js.UpdateStream(t.Context(), cfg); err != nil {
+				t.Fatal(err)
+			}
 			if err := js.DeleteStream(t.Context(), mirror); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
 				t.Fatal(err)
 			}
-			rooms++
-			if _, err := c.Subscribe(t.Context(), fmt.Sprint("b", rooms)); err != nil {
-				t.Fatal(err)
+			if rooms++; rooms < 30 { // each waits for an answer while the edge is patient
+				go func(room string) { _, _ = c.Subscribe(t.Context(), []string{room}) }(fmt.Sprint("b", rooms))
 			}
 			code, body := get(t, at.ops+"/readyz")
 			return code == 200 && strings.HasPrefix(body, "ok\ndegraded: history can not be read: ")

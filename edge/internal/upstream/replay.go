@@ -10,6 +10,7 @@ import (
 	"nabat/edge/internal/frame"
 	"nabat/edge/internal/history"
 	"nabat/edge/internal/resume"
+	"nabat/proto/policy"
 	"nabat/proto/wire"
 )
 
@@ -77,11 +78,11 @@ func (u *Upstream) Replay(from From, done func(Replay)) {
 	first := len(r.waiting[from]) == 1
 	r.mu.Unlock()
 	if first {
-		r.read(from)
+		r.read(from, false)
 	}
 }
 
-func (r *replays) read(from From) {
+func (r *replays) read(from From, sure bool) {
 	src, err := r.u.link(from.Room).sourceOf(from.Room)
 	if err != nil || !src.hasHistory() || src.stream.Epoch != from.Epoch {
 		r.answer(from, Replay{Err: ErrNoHistory})
@@ -101,7 +102,39 @@ func (r *replays) read(from From) {
 			b, err = history.Batch{}, nil // the mirror answered for its origin: nothing new
 		}
 		r.u.sighted(err)
+		if from.SinceMS != 0 && err == nil && len(b.Messages) == 0 && !sure {
+			r.nothing(from, src.stream, time.Now())
+			return
+		}
 		r.answer(from, replayOf(from.Room, b, err))
+	})
+}
+
+// nothing answers that nothing was stored since a time, once the mirror has all
+// that its stream had: one that is behind may only not have it yet.
+func (r *replays) nothing(from From, stream policy.Stream, asked time.Time) {
+	fail := func(err error) {
+		r.u.sighted(err)
+		r.answer(from, Replay{Err: err})
+	}
+	r.u.opts.Store.Head(stream.Name, func(head uint64, err error) {
+		if err != nil {
+			fail(err)
+			return
+		}
+		r.u.opts.Store.Head(stream.Mirror, func(mirrored uint64, err error) {
+			waited := time.Since(asked)
+			switch {
+			case err != nil:
+				fail(err)
+			case waited > r.u.opts.Patience:
+				fail(history.ErrUnavailable)
+			case mirrored < head:
+				time.AfterFunc(Pause(waited), func() { r.nothing(from, stream, asked) })
+			default:
+				r.read(from, true)
+			}
+		})
 	})
 }
 
@@ -164,6 +197,13 @@ func (u *Upstream) Page(h wire.HistoryRequest, done func(*wire.Page, error)) {
 			if !e.Item.Hidden {
 				page.Messages = append(page.Messages, &e.Item.Message)
 			}
+		}
+		if len(page.Messages) == 0 && b.More { // nobody could page past what is hidden
+			if h.After = b.Last; !h.IsAfter {
+				h.After, h.Before = 0, b.Last
+			}
+			u.Page(h, done)
+			return
 		}
 		if !h.IsAfter {
 			slices.Reverse(page.Messages) // they were read backwards

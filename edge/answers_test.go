@@ -1,0 +1,21 @@
+package edge
+
+import "testing"
+
+// Commands under way at once: the answer to one must not let the messages of
+// another's rooms come before that one's own answer.
+func TestARoomsMessagesWaitForItsOwnAnswer(t *testing.T) {
+	c := newHistory(t, kept100())
+	c.mirrored(c.store("a", "0"))
+	e := c.readyForHistory(c.edge(func(cfg *Config) { cfg.Loops = 1 }))
+	other := dial(t, e, "/ws?room=a&room=b")
+	other.wantPrefix(`{"connected"`)
+	r := dial(t, e, "/ws?room=c")
+	r.wantPrefix(`{"connected"`)
+	// A position that the room never reached is waited for.
+	r.send(`{"id":1,"subscribe":{"rooms":[{"room":"a","latest":true},{"room":"b","epoch":"k1","offset":4000}]}}`)
+	r.send(`{"id":2,"subscribe":{"rooms":[{"room":"d"}]}}`)
+	r.want(`{"id":2,"subscribed":{"rooms":[{"room":"d","epoch":"k1","offset":0}]}}`)
+	r.want(`{"id":1,"subscribed":{"rooms":[{"room":"a","epoch":"k1","offset":1},{"room":"b","epoch":"k1","offset":0,"recovered":false,"reason":"ahead_of_history"}]}}`)
+	r.want(message("a", 1, 0))
+}
