@@ -273,7 +273,7 @@ func TestARefusedConnectionIsAWireError(t *testing.T) {
 	}{
 		"as the edge refuses": {func(w http.ResponseWriter, _ *http.Request) {
 			w.WriteHeader(401)
-			_, _ = w.Write(wire.AppendError(nil, nil, &wire.Error{Code: wire.TokenExpired, Reason: "the token has expired"}))
+			_, _ = w.Write(wire.Object{Value: &wire.Error{Code: wire.TokenExpired, Reason: "the token has expired"}}.AppendJSON(nil))
 		}, "token_expired: the token has expired"},
 		"as something else answers": {func(w http.ResponseWriter, _ *http.Request) {
 			w.WriteHeader(404)

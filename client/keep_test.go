@@ -243,7 +243,7 @@ func TestKeeperEnds(t *testing.T) {
 	t.Run("when the server refuses for good", func(t *testing.T) {
 		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			w.WriteHeader(403)
-			_, _ = w.Write(wire.AppendError(nil, nil, &wire.Error{Code: wire.NotAllowed, Reason: "no"}))
+			_, _ = w.Write(wire.Object{Value: &wire.Error{Code: wire.NotAllowed, Reason: "no"}}.AppendJSON(nil))
 		}))
 		t.Cleanup(s.Close)
 		if err := end(keep(t, s.URL, client.Options{})); err == nil || err.Error() != "not_allowed: no" {

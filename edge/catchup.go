@@ -184,7 +184,7 @@ func (b *catchups) advance(c *catchup) {
 	if c.notice {
 		c.notice = false
 		b.w.counts.Notices.Add(1)
-		client.SendObject(wire.AppendLagging(nil, b.position(c)))
+		client.Say(wire.Object{Value: wire.Lagging{Position: b.position(c)}})
 	}
 	c.turn = nil
 	if len(c.stash) == 0 && !(c.overtaking && b.overtake(c)) {
@@ -250,7 +250,7 @@ func (b *catchups) tell(c *catchup, cut *resume.Cut, reason string) {
 	if c.answer == nil {
 		if cut != nil {
 			b.w.counts.Notices.Add(1)
-			b.w.host().Send(session.Ref(c.ref), wire.AppendGap(nil, wire.Gap{Room: c.room, From: cut.From, To: cut.To, Reason: reason}))
+			b.w.host().Send(session.Ref(c.ref), wire.Object{Value: wire.Gap{Room: c.room, From: cut.From, To: cut.To, Reason: reason}})
 		}
 		return
 	}

@@ -114,7 +114,7 @@ func (b *catchups) overtake(c *catchup) bool {
 	b.w.counts.Conflated.Add(c.since - c.sinceBefore - uint64(len(list)))
 	if !whole {
 		b.w.counts.Notices.Add(1)
-		b.w.host().Send(session.Ref(c.ref), wire.AppendGap(nil, wire.Gap{Room: c.room, Reason: wire.GapSlow}))
+		b.w.host().Send(session.Ref(c.ref), wire.Object{Value: wire.Gap{Room: c.room, Reason: wire.GapSlow}})
 	}
 	if c.stash = list; len(list) == 0 {
 		b.forget(c.ref.Slot, c.number)

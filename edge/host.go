@@ -87,9 +87,9 @@ func (h host) Name(ref session.Ref) (string, string) {
 }
 
 // Send implements session.Host.
-func (h host) Send(ref session.Ref, object []byte) {
+func (h host) Send(ref session.Ref, object wire.Object) {
 	if c := h.client(ref); c != nil {
-		c.SendObject(object)
+		c.Say(object)
 	}
 }
 

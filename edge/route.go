@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 
+	"nabat/edge/internal/frame"
 	"nabat/edge/internal/listen"
 	"nabat/edge/internal/session"
 	"nabat/edge/internal/transport/sse"
@@ -19,6 +20,7 @@ var _ listen.Router = (*router)(nil)
 
 const (
 	protocolJSON  = "nabat.v1.json"
+	protocolProto = "nabat.v1.proto"
 	tokenProtocol = "nabat.token."
 )
 
@@ -69,6 +71,7 @@ func (r *router) Serve(h *listen.Handshake, head *listen.Head, rest []byte) {
 type request struct {
 	path     string
 	protocol string // selected sub-protocol, "" when none was offered
+	batch    bool   // several objects may be in a frame
 	token    string
 	rooms    []session.Want
 	cors     []string // response header lines
@@ -150,6 +153,9 @@ func (r *router) read(head *listen.Head, path string) (request, *wire.Error) {
 	if qerr != nil || qerr2 != nil {
 		return q, &wire.Error{Code: wire.BadRequest, Reason: "the query holds a % that is not followed by two hexadecimal digits"}
 	}
+	if err := q.readBatch(head); err != nil {
+		return q, err
+	}
 	q.readRooms(head, rooms)
 	if token != "" {
 		q.token = token
@@ -205,26 +211,53 @@ func (q *request) readProtocols(head *listen.Head) *wire.Error {
 	if q.path != "/ws" {
 		return nil
 	}
-	offered, known := 0, false
+	offered := 0
 	head.Tokens("Sec-WebSocket-Protocol", func(t []byte) bool {
 		offered++
 		switch s := string(t); {
-		case s == protocolJSON:
-			known = true
+		case s == protocolJSON || s == protocolProto:
+			if q.protocol == "" { // RFC 6455 §4.1: the client's order is its preference
+				q.protocol = s
+			}
 		case strings.HasPrefix(s, tokenProtocol):
 			q.token = s[len(tokenProtocol):]
 		}
 		return true
 	})
 	switch {
-	case known:
-		q.protocol = protocolJSON
+	case q.protocol != "":
 	case offered == 1 && q.token != "":
-		return &wire.Error{Code: wire.BadSubprotocol, Reason: "offer \"nabat.v1.json\" beside the token: a browser fails the connection when the server selects none"}
+		return &wire.Error{Code: wire.BadSubprotocol, Reason: "offer \"nabat.v1.json\" or \"nabat.v1.proto\" beside the token: a browser fails the connection when the server selects none"}
 	case offered > 0:
-		return &wire.Error{Code: wire.BadSubprotocol, Reason: "none of the offered sub-protocols is served here: offer \"nabat.v1.json\", or none"}
+		return &wire.Error{Code: wire.BadSubprotocol, Reason: "none of the offered sub-protocols is served here: offer \"nabat.v1.json\", \"nabat.v1.proto\", or none"}
 	}
 	return nil
+}
+
+// readBatch takes what says whether a frame may hold several objects.
+func (q *request) readBatch(head *listen.Head) *wire.Error {
+	value, given, _ := head.Query("batch") // a broken query was refused before
+	if q.path != "/ws" || !given {
+		return nil
+	}
+	if value != "0" && value != "1" {
+		return &wire.Error{Code: wire.BadRequest, Reason: fmt.Sprintf("batch must be 1 or 0, and is %q", clip(value))}
+	}
+	q.batch = value == "1"
+	return nil
+}
+
+// encoding is what a WebSocket client asked for.
+func (q *request) encoding() frame.Encoding {
+	switch {
+	case q.protocol == protocolProto && q.batch:
+		return frame.WebSocketProtoBatch
+	case q.protocol == protocolProto:
+		return frame.WebSocketProto
+	case q.batch:
+		return frame.WebSocketJSONBatch
+	}
+	return frame.WebSocketJSON
 }
 
 // admit upgrades a client whose token, if any, is good.
@@ -261,7 +294,7 @@ func (r *router) admit(h *listen.Handshake, head *listen.Head, rest []byte, q re
 		r.refuse(h, q, &wire.Error{Code: wire.BadRequest, Reason: err.Error()})
 		return
 	}
-	c := new(ws.Conn)
+	c := ws.New(q.encoding())
 	c.Start(w.env, h.Ref(), h.Upgrade(c), response)
 	c.Session.Open(w.host(), c.SessionRef(), &w.limits, id, q.rooms)
 	if len(rest) > 0 {

@@ -122,7 +122,7 @@ func (w *worker) lose(room string, loss hub.Loss) {
 		return
 	}
 	w.counts.Drops.Add("edge_overload", uint64(loss.Messages))
-	w.hub.Push(frame.Notice(room, wire.AppendGap(nil, wire.Gap{Room: room, Reason: wire.GapOverload})))
+	w.hub.Push(frame.Notice(room, wire.Gap{Room: room, Reason: wire.GapOverload}))
 }
 
 // sink is the writer as the hub sees it.
@@ -240,7 +240,7 @@ func (w *worker) marked(room string, m *frame.Mark) {
 func (w *worker) reset(room string, number uint32, place hub.Place) {
 	w.hub.SetPlace(number, place)
 	at := wire.Position{Room: room, Epoch: place.Epoch, Offset: place.Offset}
-	notice := wire.AppendReset(nil, at)
+	notice := wire.Object{Value: wire.Reset{Position: at}}
 	w.hub.Members(number, func(member uint32) {
 		ref, ok := w.loop.RefOf(member)
 		client := w.client(session.Ref(ref))
@@ -251,7 +251,7 @@ func (w *worker) reset(room string, number uint32, place hub.Place) {
 			p.Place(at)
 		}
 		w.counts.Notices.Add(1)
-		client.SendObject(notice)
+		client.Say(notice)
 	})
 	// Those that are behind find out by their cursors, which tell no gap then.
 	for k, c := range w.behind.list {
@@ -292,7 +292,7 @@ func (w *worker) gap(ref loop.Ref, rooms []uint32) {
 	for _, room := range rooms {
 		if name := w.hub.Name(room); name != "" {
 			w.counts.Notices.Add(1)
-			c.SendObject(wire.AppendGap(nil, wire.Gap{Room: name, Reason: wire.GapSlow}))
+			c.Say(wire.Object{Value: wire.Gap{Room: name, Reason: wire.GapSlow}})
 		}
 	}
 }

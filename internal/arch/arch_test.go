@@ -17,6 +17,7 @@ var table = []arch.Package{
 	{Path: "proto/subject", Why: "room names and patterns: the ground everything stands on"},
 	{Path: "proto/grant", Imports: []string{"proto/subject"}, Why: "grants are patterns over rooms"},
 	{Path: "proto/policy", Imports: []string{"proto/subject"}, Why: "policies are patterns over rooms"},
+	{Path: "proto/clientpb", Why: "client.proto, generated: for clients, and for the tests of proto/wire"},
 	{Path: "proto/wire", Imports: []string{"proto/subject", "proto/grant"}, Why: "the client protocol names rooms"},
 
 	// Shared leaves. They know the contract and never a program.

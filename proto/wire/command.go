@@ -33,6 +33,16 @@ const (
 var verbs = map[string]Verb{"connect": Connect, "subscribe": Subscribe, "unsubscribe": Unsubscribe, "publish": Publish,
 	"auth": Auth, "history": History, "presence": Presence, "rpc": RPC, "ping": Ping, "pong": Pong}
 
+// String is the verb's name.
+func (v Verb) String() string {
+	for name, verb := range verbs {
+		if verb == v {
+			return name
+		}
+	}
+	return "none"
+}
+
 // RoomRequest is one room of a connect or subscribe. At most one of a position
 // (Epoch and Offset), Since and Latest is set.
 type RoomRequest struct {
@@ -342,10 +352,18 @@ func (p *parser) history(c *Command) *Error {
 		}
 		return bad("history has no field %q", clip(key))
 	})
-	if err == nil && h.IsAfter && h.Before != 0 {
+	if err != nil {
+		return err
+	}
+	return h.check()
+}
+
+// check refuses a request that contradicts itself.
+func (h *HistoryRequest) check() *Error {
+	if h.IsAfter && h.Before != 0 {
 		return bad("history takes before or after, not both")
 	}
-	return err
+	return nil
 }
 
 func (p *parser) names(c *Command, verb string) *Error {
@@ -386,11 +404,15 @@ func (p *parser) header(what string, to *string) *Error {
 	if err := p.text(what, to); err != nil {
 		return err
 	}
+	return checkHeader(what, *to)
+}
+
+func checkHeader(what, value string) *Error {
 	const limit = 256
-	if len(*to) > limit {
+	if len(value) > limit {
 		return bad("%s has at most %d bytes", what, limit)
 	}
-	for _, r := range *to {
+	for _, r := range value {
 		if r < ' ' || r == 0x7f {
 			return bad("%s must not contain control characters", what)
 		}

@@ -1,6 +1,79 @@
 package wire
 
-import "strconv"
+import (
+	"strconv"
+
+	"google.golang.org/protobuf/encoding/protowire"
+)
+
+// Object is what the edge says beside messages: the answer to a command, or a
+// notice, which has no ID.
+type Object struct {
+	ID    *uint64
+	Value Value
+}
+
+// Value is what an object holds under its kind. The types of this package that
+// have its methods are all there are: Connected, Subscribed, Unsubscribed,
+// Published, Authed, Ponged, Error, Page, Gap, Reset, Lagging and Expiring.
+type Value interface {
+	kind() kind
+	appendJSON(dst []byte) []byte  // the object under the kind
+	appendProto(dst []byte) []byte // the fields of the kind's message
+}
+
+// kind is one row of the table that both encodings are written by.
+type kind struct {
+	name   string           // the key in JSON, and the field's name in client.proto
+	number protowire.Number // the field's number there
+}
+
+// The kinds. A message, which has no kind in JSON, has a number like them.
+var (
+	kindMessage      = kind{"message", 2}
+	kindConnected    = kind{"connected", 3}
+	kindSubscribed   = kind{"subscribed", 4}
+	kindUnsubscribed = kind{"unsubscribed", 5}
+	kindPublished    = kind{"published", 6}
+	kindAuthed       = kind{"authed", 7}
+	kindHistory      = kind{"history", 8}
+	kindPong         = kind{"pong", 11}
+	kindError        = kind{"error", 12}
+	kindGap          = kind{"gap", 13}
+	kindReset        = kind{"reset", 14}
+	kindLagging      = kind{"lagging", 15}
+	kindExpiring     = kind{"expiring", 16}
+)
+
+func (*Connected) kind() kind   { return kindConnected }
+func (Subscribed) kind() kind   { return kindSubscribed }
+func (Unsubscribed) kind() kind { return kindUnsubscribed }
+func (Published) kind() kind    { return kindPublished }
+func (Authed) kind() kind       { return kindAuthed }
+func (*Page) kind() kind        { return kindHistory }
+func (Ponged) kind() kind       { return kindPong }
+func (*Error) kind() kind       { return kindError }
+func (Gap) kind() kind          { return kindGap }
+func (Reset) kind() kind        { return kindReset }
+func (Lagging) kind() kind      { return kindLagging }
+func (Expiring) kind() kind     { return kindExpiring }
+
+// Kind is the object's key in JSON.
+func (o Object) Kind() string { return o.Value.kind().name }
+
+// AppendJSON appends o as one JSON object in one line: {"id":7,"kind":{…}}.
+func (o Object) AppendJSON(dst []byte) []byte {
+	dst = append(dst, '{')
+	if o.ID != nil {
+		dst = append(dst, `"id":`...)
+		dst = strconv.AppendUint(dst, *o.ID, 10)
+		dst = append(dst, ',')
+	}
+	dst = append(dst, '"')
+	dst = append(dst, o.Kind()...)
+	dst = append(dst, `":`...)
+	return append(o.Value.appendJSON(dst), '}')
+}
 
 // Position is where a subscription stands: the messages behind Offset follow.
 // Rooms without history have neither epoch nor offset.
@@ -40,6 +113,39 @@ type Connected struct {
 	Rooms   []Position
 }
 
+// Subscribed answers a subscribe.
+type Subscribed struct{ Rooms []Position }
+
+// Unsubscribed answers an unsubscribe or, with a Reason, tells that the server
+// ended subscriptions.
+type Unsubscribed struct {
+	Rooms  []string
+	Reason Code
+}
+
+// Published answers a publish: where the message stands.
+type Published struct{ Position }
+
+// Authed answers an auth.
+type Authed struct {
+	User    string
+	Expires int64 // unix seconds, 0 for never
+}
+
+// Ponged answers a ping.
+type Ponged struct{}
+
+// Expiring warns that the token ends in so many seconds.
+type Expiring struct{ Seconds int64 }
+
+// Reset tells that a room's history began anew, or is known again after it was
+// not: this is the position from now on.
+type Reset struct{ Position }
+
+// Lagging tells that the client reads too slowly: what is behind the position
+// follows from history as the client takes it.
+type Lagging struct{ Position }
+
 // Gap tells that a room lost messages for this client. Reason is one of the Gap
 // constants. Where the room has history, what is missing lies behind From and
 // before To; To is 0 where nobody can say.
@@ -67,50 +173,40 @@ type Page struct {
 	More     bool
 }
 
-// head opens an object: {"id":7,"verb":
-func head(dst []byte, id *uint64, verb string) []byte {
-	dst = append(dst, '{')
-	if id != nil {
-		dst = append(dst, `"id":`...)
-		dst = strconv.AppendUint(dst, *id, 10)
-		dst = append(dst, ',')
-	}
-	dst = append(dst, '"')
-	dst = append(dst, verb...)
-	return append(dst, `":`...)
-}
-
 func appendPositions(dst []byte, list []Position) []byte {
 	dst = append(dst, '[')
 	for i, p := range list {
 		if i > 0 {
 			dst = append(dst, ',')
 		}
-		dst = append(dst, `{"room":`...)
-		dst = appendText(dst, p.Room)
-		if p.Epoch != "" {
-			dst = append(dst, `,"epoch":`...)
-			dst = appendText(dst, p.Epoch)
-			dst = append(dst, `,"offset":`...)
-			dst = strconv.AppendUint(dst, p.Offset, 10)
-		}
-		if p.Recovered != nil {
-			dst = append(dst, `,"recovered":`...)
-			dst = strconv.AppendBool(dst, *p.Recovered)
-		}
-		if p.Reason != "" {
-			dst = append(dst, `,"reason":`...)
-			dst = appendText(dst, p.Reason)
-		}
-		dst = append(dst, '}')
+		dst = p.appendJSON(dst)
 	}
 	return append(dst, ']')
 }
 
-// AppendConnected appends the answer to connect; id is nil when the URL
-// connected.
-func AppendConnected(dst []byte, id *uint64, c *Connected) []byte {
-	dst = head(dst, id, "connected")
+// appendJSON is the form of a position in a list of them, and in published: the
+// offset stands only with its epoch.
+func (p Position) appendJSON(dst []byte) []byte {
+	dst = append(dst, `{"room":`...)
+	dst = appendText(dst, p.Room)
+	if p.Epoch != "" {
+		dst = append(dst, `,"epoch":`...)
+		dst = appendText(dst, p.Epoch)
+		dst = append(dst, `,"offset":`...)
+		dst = strconv.AppendUint(dst, p.Offset, 10)
+	}
+	if p.Recovered != nil {
+		dst = append(dst, `,"recovered":`...)
+		dst = strconv.AppendBool(dst, *p.Recovered)
+	}
+	if p.Reason != "" {
+		dst = append(dst, `,"reason":`...)
+		dst = appendText(dst, p.Reason)
+	}
+	return append(dst, '}')
+}
+
+func (c *Connected) appendJSON(dst []byte) []byte {
 	dst = append(dst, `{"session":`...)
 	dst = appendText(dst, c.Session)
 	dst = append(dst, `,"node":`...)
@@ -121,8 +217,7 @@ func AppendConnected(dst []byte, id *uint64, c *Connected) []byte {
 	}
 	dst = appendExpires(dst, c.Expires)
 	dst = append(dst, `,"rooms":`...)
-	dst = appendPositions(dst, c.Rooms)
-	return append(dst, "}}"...)
+	return append(appendPositions(dst, c.Rooms), '}')
 }
 
 func appendExpires(dst []byte, at int64) []byte {
@@ -133,64 +228,45 @@ func appendExpires(dst []byte, at int64) []byte {
 	return dst
 }
 
-// AppendSubscribed appends the answer to subscribe.
-func AppendSubscribed(dst []byte, id *uint64, rooms []Position) []byte {
-	dst = append(head(dst, id, "subscribed"), `{"rooms":`...)
-	return append(appendPositions(dst, rooms), "}}"...)
+func (s Subscribed) appendJSON(dst []byte) []byte {
+	return append(appendPositions(append(dst, `{"rooms":`...), s.Rooms), '}')
 }
 
-// AppendUnsubscribed appends the answer to unsubscribe or, with a reason and no
-// id, the notice that the server ended subscriptions.
-func AppendUnsubscribed(dst []byte, id *uint64, rooms []string, reason Code) []byte {
-	dst = append(head(dst, id, "unsubscribed"), `{"rooms":[`...)
-	for i, r := range rooms {
+func (u Unsubscribed) appendJSON(dst []byte) []byte {
+	dst = append(dst, `{"rooms":[`...)
+	for i, r := range u.Rooms {
 		if i > 0 {
 			dst = append(dst, ',')
 		}
 		dst = appendText(dst, r)
 	}
 	dst = append(dst, ']')
-	if reason != "" {
+	if u.Reason != "" {
 		dst = append(dst, `,"reason":`...)
-		dst = appendText(dst, string(reason))
+		dst = appendText(dst, string(u.Reason))
 	}
-	return append(dst, "}}"...)
+	return append(dst, '}')
 }
 
-// AppendPublished appends the answer to publish.
-func AppendPublished(dst []byte, id *uint64, p Position) []byte {
-	dst = append(head(dst, id, "published"), `{"room":`...)
-	dst = appendText(dst, p.Room)
-	if p.Epoch != "" {
-		dst = append(dst, `,"epoch":`...)
-		dst = appendText(dst, p.Epoch)
-		dst = append(dst, `,"offset":`...)
-		dst = strconv.AppendUint(dst, p.Offset, 10)
-	}
-	return append(dst, "}}"...)
+func (a Authed) appendJSON(dst []byte) []byte {
+	dst = append(dst, `{"user":`...)
+	dst = appendText(dst, a.User)
+	return append(appendExpires(dst, a.Expires), '}')
 }
 
-// AppendAuthed appends the answer to auth.
-func AppendAuthed(dst []byte, id *uint64, user string, expires int64) []byte {
-	dst = append(head(dst, id, "authed"), `{"user":`...)
-	dst = appendText(dst, user)
-	return append(appendExpires(dst, expires), "}}"...)
-}
+func (Ponged) appendJSON(dst []byte) []byte { return append(dst, "{}"...) }
 
-// AppendError appends the refusal of a command, or of a request.
-func AppendError(dst []byte, id *uint64, e *Error) []byte {
-	dst = append(head(dst, id, "error"), `{"code":`...)
+func (e *Error) appendJSON(dst []byte) []byte {
+	dst = append(dst, `{"code":`...)
 	dst = appendText(dst, string(e.Code))
 	dst = append(dst, `,"reason":`...)
 	dst = appendText(dst, e.Reason)
 	dst = append(dst, `,"retry_ms":`...)
-	dst = strconv.AppendInt(dst, int64(e.RetryMS), 10)
-	return append(dst, "}}"...)
+	return append(strconv.AppendInt(dst, int64(e.RetryMS), 10), '}')
 }
 
-// AppendGap appends a gap notice.
-func AppendGap(dst []byte, g Gap) []byte {
-	dst = append(head(dst, nil, "gap"), `{"room":`...)
+func (g Gap) appendJSON(dst []byte) []byte {
+	dst = append(dst, `{"room":`...)
 	dst = appendText(dst, g.Room)
 	if g.From != 0 || g.To != 0 {
 		dst = append(dst, `,"from":`...)
@@ -204,29 +280,24 @@ func AppendGap(dst []byte, g Gap) []byte {
 		dst = append(dst, `,"reason":`...)
 		dst = appendText(dst, g.Reason)
 	}
-	return append(dst, "}}"...)
+	return append(dst, '}')
 }
 
-// AppendReset appends the notice that a room's history began anew, or is known
-// again after it was not: p is the position from now on.
-func AppendReset(dst []byte, p Position) []byte { return appendPosition(dst, "reset", p) }
+func (r Reset) appendJSON(dst []byte) []byte   { return appendPlace(dst, r.Position) }
+func (l Lagging) appendJSON(dst []byte) []byte { return appendPlace(dst, l.Position) }
 
-// AppendLagging appends the notice that the client reads too slowly: what is
-// behind p follows from history as the client takes it.
-func AppendLagging(dst []byte, p Position) []byte { return appendPosition(dst, "lagging", p) }
-
-func appendPosition(dst []byte, verb string, p Position) []byte {
-	dst = append(head(dst, nil, verb), `{"room":`...)
+// appendPlace is the form of a position in a notice, which always has an offset.
+func appendPlace(dst []byte, p Position) []byte {
+	dst = append(dst, `{"room":`...)
 	dst = appendText(dst, p.Room)
 	dst = append(dst, `,"epoch":`...)
 	dst = appendText(dst, p.Epoch)
 	dst = append(dst, `,"offset":`...)
-	return append(strconv.AppendUint(dst, p.Offset, 10), "}}"...)
+	return append(strconv.AppendUint(dst, p.Offset, 10), '}')
 }
 
-// AppendHistory appends the answer to history.
-func AppendHistory(dst []byte, id *uint64, h *Page) []byte {
-	dst = append(head(dst, id, "history"), `{"room":`...)
+func (h *Page) appendJSON(dst []byte) []byte {
+	dst = append(dst, `{"room":`...)
 	dst = appendText(dst, h.Room)
 	dst = append(dst, `,"epoch":`...)
 	dst = appendText(dst, h.Epoch)
@@ -238,14 +309,10 @@ func AppendHistory(dst []byte, id *uint64, h *Page) []byte {
 		dst = AppendMessage(dst, m)
 	}
 	dst = append(dst, `],"more":`...)
-	return append(strconv.AppendBool(dst, h.More), "}}"...)
+	return append(strconv.AppendBool(dst, h.More), '}')
 }
 
-// AppendExpiring appends the warning that the token ends in so many seconds.
-func AppendExpiring(dst []byte, seconds int64) []byte {
-	dst = append(head(dst, nil, "expiring"), `{"in":`...)
-	return append(strconv.AppendInt(dst, seconds, 10), "}}"...)
+func (e Expiring) appendJSON(dst []byte) []byte {
+	dst = append(dst, `{"in":`...)
+	return append(strconv.AppendInt(dst, e.Seconds, 10), '}')
 }
-
-// AppendPong appends the answer to ping.
-func AppendPong(dst []byte, id *uint64) []byte { return append(head(dst, id, "pong"), "{}}"...) }

@@ -15,9 +15,16 @@ type objectVector struct {
 	EventStream      string `json:"event_stream"`
 }
 
-// write makes the edge's object out of its value, by the function that the edge
-// uses.
+// write makes the edge's object out of its value.
 func (v *objectVector) write() ([]byte, error) {
+	value, err := v.value()
+	if err != nil {
+		return nil, err
+	}
+	return Object{v.ID, value}.AppendJSON(nil), nil
+}
+
+func (v *objectVector) value() (Value, error) {
 	decode := func(into any) error {
 		d := json.NewDecoder(strings.NewReader(string(v.Value)))
 		d.DisallowUnknownFields()
@@ -27,58 +34,58 @@ func (v *objectVector) write() ([]byte, error) {
 	case "connected":
 		var c Connected
 		err := decode(&c)
-		return AppendConnected(nil, v.ID, &c), err
+		return &c, err
 	case "subscribed":
 		var s struct{ Rooms []Position }
 		err := decode(&s)
-		return AppendSubscribed(nil, v.ID, s.Rooms), err
+		return Subscribed{s.Rooms}, err
 	case "unsubscribed":
 		var u struct {
 			Rooms  []string
 			Reason Code
 		}
 		err := decode(&u)
-		return AppendUnsubscribed(nil, v.ID, u.Rooms, u.Reason), err
+		return Unsubscribed{u.Rooms, u.Reason}, err
 	case "published":
 		var p Position
 		err := decode(&p)
-		return AppendPublished(nil, v.ID, p), err
+		return Published{p}, err
 	case "authed":
 		var a struct {
 			User    string
 			Expires int64
 		}
 		err := decode(&a)
-		return AppendAuthed(nil, v.ID, a.User, a.Expires), err
+		return Authed{a.User, a.Expires}, err
 	case "pong":
 		err := decode(&struct{}{})
-		return AppendPong(nil, v.ID), err
+		return Ponged{}, err
 	case "error":
 		var e errorValue
 		err := decode(&e)
-		return AppendError(nil, v.ID, &Error{Code: e.Code, Reason: e.Reason, RetryMS: e.RetryMS}), err
+		return &Error{Code: e.Code, Reason: e.Reason, RetryMS: e.RetryMS}, err
 	case "gap":
 		var g Gap
 		err := decode(&g)
-		return AppendGap(nil, g), err
+		return g, err
 	case "lagging", "reset":
 		var p Position
 		err := decode(&p)
 		if v.Kind == "reset" {
-			return AppendReset(nil, p), err
+			return Reset{p}, err
 		}
-		return AppendLagging(nil, p), err
+		return Lagging{p}, err
 	case "history":
-		return v.writePage(decode)
+		return v.page(decode)
 	case "expiring":
 		var e struct{ In int64 }
 		err := decode(&e)
-		return AppendExpiring(nil, e.In), err
+		return Expiring{e.In}, err
 	}
 	return nil, fmt.Errorf("there is no kind %q", v.Kind)
 }
 
-func (v *objectVector) writePage(decode func(any) error) ([]byte, error) {
+func (v *objectVector) page(decode func(any) error) (Value, error) {
 	var in struct {
 		Room, Epoch string
 		Messages    []json.RawMessage
@@ -95,7 +102,7 @@ func (v *objectVector) writePage(decode func(any) error) ([]byte, error) {
 		}
 		page.Messages = append(page.Messages, m)
 	}
-	return AppendHistory(nil, v.ID, &page), nil
+	return &page, nil
 }
 
 type errorValue struct {
@@ -151,7 +158,7 @@ func TestErrorVectors(t *testing.T) {
 		if v.Value == nil {
 			continue
 		}
-		got := AppendError(nil, &id, &Error{Code: v.Value.Code, Reason: v.Value.Reason, RetryMS: v.Value.RetryMS})
+		got := Object{&id, &Error{Code: v.Value.Code, Reason: v.Value.Reason, RetryMS: v.Value.RetryMS}}.AppendJSON(nil)
 		if string(got) != v.JSON || v.Value.Code != v.Code {
 			t.Errorf("got  %s\nwant %s", got, v.JSON)
 		}

@@ -27,17 +27,22 @@ type messageVector struct {
 	Offset                                           uint64
 }
 
+func (v *messageVector) message() Message {
+	body := []byte(v.Body)
+	if v.BodyBase64 != "" {
+		body, _ = base64.StdEncoding.DecodeString(v.BodyBase64)
+	}
+	m := Message{Room: v.Room, Epoch: v.Epoch, Offset: v.Offset, Event: v.Event, User: v.User}
+	m.Kind, m.Body = Classify(body, v.Hint)
+	return m
+}
+
 func TestMessageVectors(t *testing.T) {
 	var list []messageVector
 	load(t, "messages.json", &list)
 	for _, v := range list {
 		t.Run(v.Rule, func(t *testing.T) {
-			body := []byte(v.Body)
-			if v.BodyBase64 != "" {
-				body, _ = base64.StdEncoding.DecodeString(v.BodyBase64)
-			}
-			m := Message{Room: v.Room, Epoch: v.Epoch, Offset: v.Offset, Event: v.Event, User: v.User}
-			m.Kind, m.Body = Classify(body, v.Hint)
+			m := v.message()
 			if got := string(AppendMessage(nil, &m)); got != v.JSON {
 				t.Errorf("got  %s\nwant %s", got, v.JSON)
 			}

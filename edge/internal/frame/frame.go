@@ -11,12 +11,48 @@ import (
 // Encoding is a form in which a message's bytes go out.
 type Encoding uint8
 
-// The encodings. Later sub-protocols add theirs before encodings.
+// The encodings. Those behind batches hold several objects in a frame; they are
+// joined out of the others' bytes and not made for each message.
 const (
-	WebSocketJSON Encoding = iota // one text frame holding one JSON object
-	EventStream                   // the lines of one server-sent event
-	Encodings     int      = iota
+	WebSocketJSON       Encoding = iota // one text frame holding one JSON object
+	EventStream                         // the lines of one server-sent event
+	WebSocketProto                      // one binary frame holding one Protobuf object
+	WebSocketJSONBatch                  // a text frame with a line for each object
+	WebSocketProtoBatch                 // a binary frame with objects behind their lengths
+	Encodings           int      = iota
+
+	batches = WebSocketJSONBatch
 )
+
+// Wire is the form of the objects.
+func (e Encoding) Wire() wire.Encoding {
+	if e == WebSocketProto || e == WebSocketProtoBatch {
+		return wire.Protobuf
+	}
+	return wire.JSON
+}
+
+// Batch reports whether a frame may hold several objects.
+func (e Encoding) Batch() bool { return e >= batches }
+
+// single is e without batches.
+func (e Encoding) single() Encoding {
+	switch e {
+	case WebSocketJSONBatch:
+		return WebSocketJSON
+	case WebSocketProtoBatch:
+		return WebSocketProto
+	}
+	return e
+}
+
+// opcode is that of a frame in e.
+func (e Encoding) opcode() byte {
+	if e.Wire() == wire.Protobuf {
+		return opBinary
+	}
+	return opText
+}
 
 // Message is one publication, one notice to a whole room, or a mark, on its way
 // to its recipients. It is immutable; its bytes are made when first asked for.
@@ -35,8 +71,8 @@ type Message struct {
 	// Mark is set when this is no message but a place in the order.
 	Mark *Mark
 
-	notice []byte // one JSON object; nil for a message
-	lazy   [Encodings]struct {
+	notice wire.Value // nil for a message
+	lazy   [batches]struct {
 		once  sync.Once
 		bytes []byte
 	}
@@ -47,10 +83,9 @@ func New(m wire.Message, exclude string) *Message {
 	return &Message{Message: m, Exclude: exclude}
 }
 
-// Notice makes a notice to the members of room out of one JSON object whose
-// single key is its kind, such as {"gap":…}.
-func Notice(room string, object []byte) *Message {
-	return &Message{Message: wire.Message{Room: room}, notice: object}
+// Notice makes a notice to the members of room.
+func Notice(room string, notice wire.Value) *Message {
+	return &Message{Message: wire.Message{Room: room}, notice: notice}
 }
 
 // Mark tells a loop, in the order of a room's messages, where the room stands:
@@ -79,7 +114,8 @@ func (m *Message) MustArrive() bool { return m.notice != nil || m.Mark != nil }
 // IsNotice reports whether m is a notice and not a publication.
 func (m *Message) IsNotice() bool { return m.notice != nil }
 
-// Bytes returns m in encoding e. The result is shared and must not be changed.
+// Bytes returns m in encoding e, which is none with batches: Join makes those.
+// The result is shared and must not be changed.
 func (m *Message) Bytes(e Encoding) []byte {
 	l := &m.lazy[e]
 	l.once.Do(func() { l.bytes = m.encode(e) })
@@ -89,7 +125,7 @@ func (m *Message) Bytes(e Encoding) []byte {
 func (m *Message) encode(e Encoding) []byte {
 	if e == EventStream {
 		if m.notice != nil {
-			return AppendObjectEvent(nil, m.notice)
+			return Append(nil, e, wire.Object{Value: m.notice})
 		}
 		return wire.AppendEvent(make([]byte, 0, m.sizeHint()), &m.Message)
 	}
@@ -97,23 +133,24 @@ func (m *Message) encode(e Encoding) []byte {
 	// moved up to the object: one buffer, one allocation.
 	buf := make([]byte, maxHeader, maxHeader+m.sizeHint())
 	if m.notice != nil {
-		buf = append(buf, m.notice...)
+		buf = e.Wire().Append(buf, wire.Object{Value: m.notice})
 	} else {
-		buf = wire.AppendMessage(buf, &m.Message)
+		buf = e.Wire().AppendMessage(buf, &m.Message)
 	}
 	var header [maxHeader]byte
-	h := AppendHeader(header[:0], opText, len(buf)-maxHeader)
+	h := AppendHeader(header[:0], e.opcode(), len(buf)-maxHeader)
 	start := maxHeader - len(h)
 	copy(buf[start:], h)
 	return buf[start:len(buf):len(buf)]
 }
 
 func (m *Message) sizeHint() int {
-	return len(m.notice) + len(m.Body)*4/3 + len(m.Room) + len(m.User) + len(m.Event) + 96
+	return len(m.Body)*4/3 + len(m.Room) + len(m.User) + len(m.Event) + 96
 }
 
 const (
 	opText    = 1
+	opBinary  = 2
 	maxHeader = 10
 )
 
@@ -130,46 +167,76 @@ func AppendHeader(dst []byte, opcode byte, n int) []byte {
 	return append(dst, fin|opcode, 127, 0, 0, 0, 0, byte(n>>24), byte(n>>16), byte(n>>8), byte(n))
 }
 
-// AppendText appends one JSON object as a text frame.
-func AppendText(dst, object []byte) []byte {
-	return append(AppendHeader(dst, opText, len(object)), object...)
-}
-
-// AppendObjectEvent appends one JSON object that is not a message as a
-// server-sent event named after its kind. An event stream carries no commands,
-// so the object has no id before it.
-func AppendObjectEvent(dst, object []byte) []byte {
-	dst = append(dst, "event: "...)
-	dst = append(dst, Kind(object)...)
-	dst = append(dst, "\ndata: "...)
-	dst = append(dst, object...)
-	return append(dst, '\n', '\n')
-}
-
-// Kind is the first key of an object that the edge itself wrote: {"gap":…}.
-func Kind(object []byte) []byte {
-	const start = len(`{"`)
-	for i := start; i < len(object); i++ {
-		if object[i] == '"' {
-			return object[start:i]
-		}
+// Append appends an answer or a notice in encoding e: a frame of its own, or an
+// event named after the object's kind. An event stream carries no commands, so
+// that the object has no id there.
+func Append(dst []byte, e Encoding, o wire.Object) []byte {
+	if e == EventStream {
+		dst = append(dst, "event: "...)
+		dst = append(dst, o.Kind()...)
+		dst = append(dst, "\ndata: "...)
+		return append(o.AppendJSON(dst), '\n', '\n')
 	}
-	return nil
+	object := e.Wire().Append(make([]byte, 0, 256), o)
+	if e == WebSocketProtoBatch {
+		dst = AppendHeader(dst, opBinary, wire.Protobuf.Batched(object, true))
+		return wire.Protobuf.AppendBatched(dst, object, true)
+	}
+	return append(AppendHeader(dst, e.opcode(), len(object)), object...)
 }
 
-// Join returns the bytes of several messages in encoding e, one behind the
-// other, in one buffer; a single message's own bytes are not copied.
+// Join returns the bytes of several messages in encoding e in one buffer: frames
+// one behind the other, or batches. Where a message is alone and needs no more
+// than itself its own bytes are not copied.
 func Join(list []*Message, e Encoding) []byte {
-	if len(list) == 1 {
-		return list[0].Bytes(e)
+	if len(list) == 1 && e != WebSocketProtoBatch {
+		return list[0].Bytes(e.single())
 	}
 	n := 0
 	for _, m := range list {
-		n += len(m.Bytes(e))
+		n += len(m.Bytes(e.single()))
+	}
+	if e.Batch() {
+		return joinBatches(make([]byte, 0, n+maxHeader), list, e)
 	}
 	buf := make([]byte, 0, n)
 	for _, m := range list {
 		buf = append(buf, m.Bytes(e)...)
 	}
 	return buf
+}
+
+// maxBatch is the payload of a batch; a message that is larger stands alone.
+const maxBatch = 64 << 10
+
+// joinBatches appends as few frames as hold the objects of all messages. A
+// batched object takes less than its own frame did, so that dst need not grow.
+func joinBatches(dst []byte, list []*Message, e Encoding) []byte {
+	for len(list) > 0 {
+		n, size := 0, 0
+		for _, m := range list {
+			more := e.Wire().Batched(payload(m.Bytes(e.single())), n == 0)
+			if n > 0 && size+more > maxBatch {
+				break
+			}
+			n, size = n+1, size+more
+		}
+		dst = AppendHeader(dst, e.opcode(), size)
+		for i, m := range list[:n] {
+			dst = e.Wire().AppendBatched(dst, payload(m.Bytes(e.single())), i == 0)
+		}
+		list = list[n:]
+	}
+	return dst
+}
+
+// payload is a frame of AppendHeader without its header (RFC 6455 §5.2).
+func payload(frame []byte) []byte {
+	switch frame[1] {
+	case 126:
+		return frame[4:]
+	case 127:
+		return frame[10:]
+	}
+	return frame[2:]
 }

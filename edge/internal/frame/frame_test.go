@@ -2,6 +2,7 @@ package frame
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"strings"
 	"sync"
@@ -46,9 +47,6 @@ func TestHeaderForms(t *testing.T) {
 		if cap(got) != len(got) {
 			t.Errorf("payload of %d: an append would write into shared bytes", c.payload)
 		}
-		if appended := AppendText([]byte("before"), []byte(want)); string(appended) != "before"+c.header+want {
-			t.Errorf("payload of %d: AppendText gives %q", c.payload, appended[:20])
-		}
 		// Another implementation reads the same.
 		r := bytes.NewReader(got)
 		h, err := ws.ReadHeader(r)
@@ -67,7 +65,8 @@ func TestHeaderForms(t *testing.T) {
 func TestBytes(t *testing.T) {
 	message := wire.Message{Room: "a", Epoch: "k3", Offset: 7, Kind: wire.Data, Body: []byte(`{"x":1}`), Event: "e", User: "alice"}
 	const json = `{"room":"a","epoch":"k3","offset":7,"data":{"x":1},"event":"e","user":"alice"}`
-	gap := wire.AppendGap(nil, wire.Gap{Room: "a", Reason: "slow"})
+	gap := wire.Gap{Room: "a", Reason: "slow"}
+	said := string(wire.Object{Value: gap}.AppendJSON(nil))
 	for _, c := range []struct {
 		rule   string
 		m      *Message
@@ -82,8 +81,8 @@ func TestBytes(t *testing.T) {
 			"event: x data: y\ndata: {\"room\":\"a\",\"data\":1,\"event\":\"x\\ndata: y\"}\n\n"},
 		{"a body with more escapes than expected is whole", text(strings.Repeat("\x01", 1000)), false, WebSocketJSON,
 			"\x81\x7e\x17\x86" + object(strings.Repeat(`\u0001`, 1000))},
-		{"a notice is the object itself", Notice("a", gap), true, WebSocketJSON, "\x81$" + string(gap)},
-		{"a notice is an event named after its kind", Notice("a", gap), true, EventStream, "event: gap\ndata: " + string(gap) + "\n\n"},
+		{"a notice is the object itself", Notice("a", gap), true, WebSocketJSON, "\x81$" + said},
+		{"a notice is an event named after its kind", Notice("a", gap), true, EventStream, "event: gap\ndata: " + said + "\n\n"},
 	} {
 		t.Run(c.rule, func(t *testing.T) {
 			if got := string(c.m.Bytes(c.e)); got != c.want {
@@ -97,7 +96,7 @@ func TestBytes(t *testing.T) {
 }
 
 func TestBytesAreMadeOnceAndShared(t *testing.T) {
-	for e := range Encoding(Encodings) {
+	for e := range batches {
 		m := text("hi")
 		got := make([][]byte, 16)
 		var wg sync.WaitGroup
@@ -114,8 +113,8 @@ func TestBytesAreMadeOnceAndShared(t *testing.T) {
 }
 
 func TestJoin(t *testing.T) {
-	list := []*Message{text("1"), Notice("a", []byte(`{"gap":{"room":"a"}}`)), text("3")}
-	for e := range Encoding(Encodings) {
+	list := []*Message{text("1"), Notice("a", wire.Gap{Room: "a"}), text("3")}
+	for e := range batches {
 		var want []byte
 		for _, m := range list {
 			want = append(want, m.Bytes(e)...)
@@ -146,16 +145,66 @@ func TestJoin(t *testing.T) {
 	}
 }
 
-func TestKind(t *testing.T) {
-	for in, want := range map[string]string{
-		`{"gap":{"room":"a"}}`:     "gap",
-		`{"connected":{"a":"\""}}`: "connected",
-		`{"`:                       "",
-		`{}`:                       "",
-		``:                         "",
-	} {
-		if got := string(Kind([]byte(in))); got != want {
-			t.Errorf("%s: got %q, want %q", in, got, want)
+// A turn's messages in one frame: lines of text, or objects behind their lengths.
+func TestJoinOfBatches(t *testing.T) {
+	list := []*Message{text("1"), Notice("a", wire.Gap{Room: "a"}), text(strings.Repeat("x", 300))}
+	var lines, objects []string
+	for _, m := range list {
+		lines = append(lines, string(payload(m.Bytes(WebSocketJSON))))
+		objects = append(objects, string(payload(m.Bytes(WebSocketProto))))
+	}
+	want := strings.Join(lines, "\n")
+	want = string(AppendHeader(nil, opText, len(want))) + want
+	if got := string(Join(list, WebSocketJSONBatch)); got != want {
+		t.Errorf("got  %q\nwant %q", got, want)
+	}
+	if got, want := Join(list, WebSocketProtoBatch), batchOf(objects...); !bytes.Equal(got, want) {
+		t.Errorf("got  %q\nwant %q", got, want)
+	}
+	if got := Join(list[:1], WebSocketJSONBatch); unsafe.SliceData(got) != unsafe.SliceData(list[0].Bytes(WebSocketJSON)) {
+		t.Error("a single line was copied")
+	}
+	if got, want := Join(list[:1], WebSocketProtoBatch), batchOf(objects[0]); !bytes.Equal(got, want) {
+		t.Errorf("got  %q\nwant %q", got, want)
+	}
+}
+
+// Batches end at maxBatch; what is larger stands alone, and nothing is lost.
+func TestBatchesAreBounded(t *testing.T) {
+	var list []*Message
+	for i := range 200 {
+		list = append(list, text(fmt.Sprint(i, strings.Repeat("x", i*50))))
+	}
+	list = append(list, text(strings.Repeat("y", 100000)), text("last"))
+	for _, e := range []Encoding{WebSocketJSONBatch, WebSocketProtoBatch} {
+		joined := Join(list, e)
+		r := bytes.NewReader(joined)
+		frames, next := 0, 0
+		for r.Len() > 0 {
+			h, err := ws.ReadHeader(r)
+			if err != nil || byte(h.OpCode) != e.opcode() || !h.Fin || h.Length > int64(r.Len()) {
+				t.Fatalf("%+v, %v", h, err)
+			}
+			batch := make([]byte, h.Length)
+			_, _ = r.Read(batch) // a bytes.Reader that has as much
+			first := next
+			err2 := e.Wire().Split(batch, func(b []byte) bool {
+				if want := payload(list[next].Bytes(e.single())); !bytes.Equal(b, want) {
+					t.Fatalf("object %d: %.40q, want %.40q", next, b, want)
+				}
+				next++
+				return true
+			})
+			if err2 != nil || len(batch) > maxBatch && next > first+1 {
+				t.Fatalf("a frame of %d bytes with %d objects: %v", len(batch), next-first, err2)
+			}
+			frames++
+		}
+		if next != len(list) || frames > len(joined)/maxBatch*2 {
+			t.Errorf("encoding %d: %d objects in %d frames", e, next, frames)
+		}
+		if got := testing.AllocsPerRun(10, func() { Join(list, e) }); got != 1 {
+			t.Errorf("encoding %d: %v allocations", e, got)
 		}
 	}
 }
@@ -168,6 +217,7 @@ func TestAllocations(t *testing.T) {
 	for i := range list {
 		list[i] = text("hi")
 		list[i].Bytes(WebSocketJSON)
+		list[i].Bytes(WebSocketProto)
 	}
 	var keep []byte
 	var kept *Message
@@ -185,9 +235,18 @@ func TestAllocations(t *testing.T) {
 			kept.Bytes(WebSocketJSON)
 			keep = kept.Bytes(EventStream)
 		}},
+		{"a message in all encodings", 5, func() {
+			kept = New(wire.Message{Room: "sports.news", Kind: wire.Binary, Body: body, User: "alice", Event: "e"}, "")
+			for e := range Encoding(Encodings) {
+				keep = Join([]*Message{kept}, e) // the Protobuf batch is one more, for each loop
+			}
+		}},
+		{"a recipient in Protobuf", 0, func() { keep = list[0].Bytes(WebSocketProto) }},
 		{"a recipient", 0, func() { keep = list[0].Bytes(WebSocketJSON) }},
 		{"a room's turn with one message", 0, func() { keep = Join(list[:1], WebSocketJSON) }},
 		{"a room's turn with sixteen", 1, func() { keep = Join(list, WebSocketJSON) }},
+		{"a room's turn with sixteen in a JSON batch", 1, func() { keep = Join(list, WebSocketJSONBatch) }},
+		{"a room's turn with sixteen in a Protobuf batch", 1, func() { keep = Join(list, WebSocketProtoBatch) }},
 	} {
 		if got := testing.AllocsPerRun(100, c.do); got != c.want {
 			t.Errorf("%s: %v allocations, want %v", c.what, got, c.want)

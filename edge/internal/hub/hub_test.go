@@ -237,3 +237,43 @@ func BenchmarkFlush10k(b *testing.B) {
 		h.EndTurn()
 	}
 }
+
+// A room's turn is encoded once for each encoding in it, whatever the number of
+// members: all of an encoding share its bytes.
+func TestMembersOfAnEncodingShareItsBytes(t *testing.T) {
+	for _, members := range []int{1, 500} {
+		h := New()
+		for m := range uint32(members * frame.Encodings) {
+			h.Join(m, frame.Encoding(m%uint32(frame.Encodings)), "a")
+		}
+		s := &shared{seen: make(map[*byte]int)}
+		turn := func() {
+			clear(s.seen)
+			h.Push(message("a", "1", ""))
+			h.Push(message("a", "2", ""))
+			h.Flush(s, nobody)
+			h.EndTurn()
+		}
+		turn()
+		if len(s.seen) != frame.Encodings {
+			t.Errorf("%d members: %d buffers for %d encodings", members, len(s.seen), frame.Encodings)
+		}
+		for _, n := range s.seen {
+			if n != members {
+				t.Errorf("%d of %d members share a buffer", n, members)
+			}
+		}
+		// Two messages with their bodies, each in three encodings; five joined
+		// buffers. What others do with interfaces is theirs.
+		if got := testing.AllocsPerRun(50, turn); got > 2*(2+3)+5 {
+			t.Errorf("%d members: %v allocations", members, got)
+		}
+	}
+}
+
+// shared counts who gets which buffer.
+type shared struct{ seen map[*byte]int }
+
+func (s *shared) Deliver(_, _ uint32, b []byte, _ int)      { s.seen[&b[0]]++ }
+func (s *shared) Queue(_, _ uint32, b []byte, _ int)        { s.seen[&b[0]]++ }
+func (s *shared) Events(_, _ uint32, list []*frame.Message) {}

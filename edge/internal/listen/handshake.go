@@ -271,7 +271,7 @@ func refusal(e *wire.Error) []byte {
 	return response(e.Code.HTTPStatus(), refusalType, refusalBody(e), withRetry(e, nil)...)
 }
 
-func refusalBody(e *wire.Error) []byte { return append(wire.AppendError(nil, nil, e), '\n') }
+func refusalBody(e *wire.Error) []byte { return append(wire.Object{Value: e}.AppendJSON(nil), '\n') }
 
 func withRetry(e *wire.Error, headers []string) []string {
 	if e.RetryMS > 0 {

@@ -23,7 +23,7 @@ type Loop struct {
 	Handshakes   Counter // answered with 101, or an event stream begun
 	Joins        Counter
 	Leaves       Counter
-	MessagesIn   Counter // inbound frames of clients
+	MessagesIn   Counter // inbound messages of clients, each of a batch
 	BytesIn      Counter
 	Deliveries   Counter // messages handed to the kernel, or queued, for a client
 	BytesOut     Counter

@@ -31,11 +31,20 @@ func (c call) take(text []byte) {
 		return
 	}
 	var cmd wire.Command
-	if err := wire.Parse(text, &cmd); err != nil {
+	if err := c.Encoding.Parse(text, &cmd); err != nil {
 		c.complain(&cmd, err)
 		return
 	}
 	c.run(&cmd)
+}
+
+// Complain takes the fault of a frame that holds several objects, where there is
+// no object to Handle.
+func (s *Session) Complain(h Host, ref Ref, l *Limits, err *wire.Error) {
+	c := call{s, h, ref, l}
+	if s.state != closed {
+		c.complain(&wire.Command{}, err)
+	}
 }
 
 // hold keeps a command until connect has been answered.
@@ -45,7 +54,7 @@ func (c call) hold(text []byte) {
 	}
 	if len(c.wait.held) >= c.limits.MaxInFlight {
 		var cmd wire.Command
-		_ = wire.Parse(text, &cmd) // only for its id
+		_ = c.Encoding.Parse(text, &cmd) // only for its id
 		c.refuse(&cmd, tooMany)
 		return
 	}
@@ -67,8 +76,10 @@ func (c call) refuse(cmd *wire.Command, err *wire.Error) { c.fail(id(cmd), err) 
 
 func (c call) fail(id *uint64, err *wire.Error) {
 	c.host.Refused(err.Code)
-	c.host.Send(c.ref, wire.AppendError(nil, id, err))
+	c.say(id, err)
 }
+
+func (c call) say(id *uint64, v wire.Value) { c.host.Send(c.ref, wire.Object{ID: id, Value: v}) }
 
 // id is the command's id as replies want it: a copy, nil when it has none.
 func id(cmd *wire.Command) *uint64 {
@@ -85,7 +96,7 @@ func (c call) run(cmd *wire.Command) {
 	}
 	switch cmd.Verb {
 	case wire.Ping:
-		c.host.Send(c.ref, wire.AppendPong(nil, id(cmd)))
+		c.say(id(cmd), wire.Ponged{})
 		return
 	case wire.Pong:
 		return
@@ -249,7 +260,7 @@ func (c call) subscribe(cmd *wire.Command) {
 			c.fail(number, err)
 			return
 		}
-		c.host.Send(c.ref, wire.AppendSubscribed(nil, number, in))
+		c.say(number, wire.Subscribed{Rooms: in})
 		c.host.Start(c.ref, in)
 	})
 }
@@ -302,7 +313,7 @@ func (c call) unsubscribe(cmd *wire.Command) {
 		}
 	}
 	if cmd.HasID {
-		c.host.Send(c.ref, wire.AppendUnsubscribed(nil, id(cmd), rooms, ""))
+		c.say(id(cmd), wire.Unsubscribed{Rooms: rooms})
 	}
 }
 
@@ -338,7 +349,7 @@ func (c call) publish(cmd *wire.Command) {
 		case err != nil:
 			c.fail(number, err)
 		case number != nil:
-			c.host.Send(c.ref, wire.AppendPublished(nil, number, at))
+			c.say(number, wire.Published{Position: at})
 		}
 	})
 }
@@ -367,7 +378,7 @@ func (c call) history(cmd *wire.Command) {
 			c.fail(number, err)
 			return
 		}
-		c.host.Send(c.ref, wire.AppendHistory(nil, number, page))
+		c.say(number, page)
 	})
 }
 
@@ -397,7 +408,7 @@ func (c call) auth(cmd *wire.Command) {
 		}
 		c.identity, c.warned = who, false
 		if number != nil {
-			c.host.Send(c.ref, wire.AppendAuthed(nil, number, who.User, who.Expires))
+			c.say(number, wire.Authed{User: who.User, Expires: who.Expires})
 		}
 		c.leaveForbidden()
 		c.watchExpiry()
@@ -425,6 +436,6 @@ func (c call) leaveForbidden() {
 		}
 	}
 	if len(lost) > 0 {
-		c.host.Send(c.ref, wire.AppendUnsubscribed(nil, nil, lost, wire.NotAllowed))
+		c.say(nil, wire.Unsubscribed{Rooms: lost, Reason: wire.NotAllowed})
 	}
 }

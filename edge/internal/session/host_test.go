@@ -200,7 +200,8 @@ func (h *host) Refused(code wire.Code) {
 	h.refused = code
 }
 
-func (h *host) Send(_ Ref, object []byte) {
+func (h *host) Send(_ Ref, said wire.Object) {
+	object := said.AppendJSON(nil)
 	h.asked("send %s", object)
 	var o struct{ Error struct{ Code wire.Code } }
 	if err := json.Unmarshal(object, &o); err != nil || o.Error.Code != h.refused {

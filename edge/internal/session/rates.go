@@ -46,7 +46,7 @@ func (c call) withinRates(text []byte) bool {
 		return true
 	}
 	var cmd wire.Command
-	_ = wire.Parse(text, &cmd) // only for its id
+	_ = c.Encoding.Parse(text, &cmd) // only for its id
 	if messages >= bytes {
 		c.overRate(&cmd, "this connection sends too many messages in a second", messages)
 	} else {

@@ -61,8 +61,8 @@ type Host interface {
 	History(ref Ref, h wire.HistoryRequest, done func(*wire.Page, *wire.Error))
 	// Name is the connection's id and the node's name.
 	Name(ref Ref) (session, node string)
-	// Send queues one JSON object, which it copies.
-	Send(ref Ref, object []byte)
+	// Send queues an answer or a notice, in the client's encoding.
+	Send(ref Ref, object wire.Object)
 	// Refused counts an error that was sent.
 	Refused(code wire.Code)
 	// WakeAt asks for Wake at a unix time in seconds, or earlier.
@@ -113,8 +113,9 @@ type Session struct {
 	wait     *waiting  // nil while nothing is in flight and nothing is metered
 	deadline int64     // of connect, unix seconds; 0 once connected
 	state    state
-	warned   bool   // the expiry warning was sent
-	bad      uint16 // Limits stay within both
+	Encoding wire.Encoding // of what Handle takes; set before Open
+	warned   bool          // the expiry warning was sent
+	bad      uint16        // Limits stay within both
 	inFlight uint16
 }
 
@@ -197,7 +198,7 @@ func (c call) watchExpiry() {
 	default:
 		if !c.warned && c.state == connected {
 			c.warned = true
-			c.host.Send(c.ref, wire.AppendExpiring(nil, left))
+			c.say(nil, wire.Expiring{Seconds: left})
 		}
 		c.host.WakeAt(c.ref, at)
 	}
@@ -227,7 +228,7 @@ func (c call) enter(id *uint64, rooms []Want) {
 		if c.identity != nil {
 			hello.User, hello.Expires = c.identity.User, c.identity.Expires
 		}
-		c.host.Send(c.ref, wire.AppendConnected(nil, id, &hello))
+		c.say(id, &hello)
 		c.host.Start(c.ref, in)
 		if c.identity != nil {
 			c.watchExpiry()

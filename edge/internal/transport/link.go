@@ -41,8 +41,8 @@ type Env struct {
 // Client is a connection with a session, whatever its transport. All methods
 // must be called on the loop.
 type Client interface {
-	// SendObject sends one JSON object that is not a message of a room.
-	SendObject(object []byte)
+	// Say sends an answer or a notice.
+	Say(object wire.Object)
 	// Close ends the connection with a code the client can read.
 	Close(c wire.Close)
 	// WakeAt asks for the session's Wake at a unix time in seconds.
@@ -73,10 +73,11 @@ type Link struct {
 	Env     *Env
 	Session session.Session
 
-	wakeAt  int64  // unix seconds of the session's next Wake, 0 for none; when Closing, the end of that in milliseconds
-	heard   uint32 // seconds of the loop's clock at which the client was last heard
-	Pinged  bool   // a ping waits for an answer
-	Closing bool   // a close was sent; only the end of the connection is awaited
+	wakeAt  int64          // unix seconds of the session's next Wake, 0 for none; when Closing, the end of that in milliseconds
+	heard   uint32         // seconds of the loop's clock at which the client was last heard
+	Pinged  bool           // a ping waits for an answer
+	Closing bool           // a close was sent; only the end of the connection is awaited
+	Form    frame.Encoding // of what the client gets, where the transport has several
 }
 
 // Leaving implements Client.

@@ -200,7 +200,7 @@ func (l *link) put(m *frame.Message, loops uint64) {
 
 func (l *link) gap(r *room, g wire.Gap) {
 	g.Room = r.name
-	l.put(frame.Notice(r.name, wire.AppendGap(nil, g)), r.loops)
+	l.put(frame.Notice(r.name, g), r.loops)
 }
 
 func (l *link) take(m *nats.Msg) {

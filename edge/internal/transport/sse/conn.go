@@ -87,17 +87,16 @@ func (c *Conn) Wake() {
 
 var comment = []byte(":\n\n")
 
-// SendObject implements transport.Client: an event named after the object's
-// kind.
-func (c *Conn) SendObject(object []byte) {
+// Say implements transport.Client: an event named after the object's kind.
+func (c *Conn) Say(object wire.Object) {
 	if c.Closing {
 		return
 	}
-	b := make([]byte, 0, 2*len(object)+32)
+	var b []byte
 	if len(c.places) > 0 {
 		b = c.appendID(b)
 	}
-	c.Env.Writer.Send(&c.Out, frame.AppendObjectEvent(b, object))
+	c.Env.Writer.Send(&c.Out, frame.Append(b, frame.EventStream, object))
 }
 
 // Place implements transport.Positioned.

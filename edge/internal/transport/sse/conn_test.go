@@ -190,8 +190,8 @@ func TestTheHeadOfAStream(t *testing.T) {
 		t.Errorf("RFC 9110 §6.6.1: %v", err)
 	}
 	es := &source{r: bufio.NewReader(r.Body)}
-	_ = s.loop.Do(func() { c.SendObject([]byte(`{"connected":{"session":"c1"}}`)) })
-	if got := es.event(t); got != `connected {"connected":{"session":"c1"}}` {
+	_ = s.loop.Do(func() { c.Say(wire.Object{Value: wire.Subscribed{}}) })
+	if got := es.event(t); got != `subscribed {"subscribed":{"rooms":[]}}` {
 		t.Error(got)
 	}
 	if es.retry != "2000" || es.id != "" {
@@ -217,9 +217,9 @@ func TestTheEndOfAStream(t *testing.T) {
 			s := start(t)
 			conn, client, r := s.open()
 			_ = s.loop.Do(func() {
-				conn.SendObject([]byte(`{"gap":{"room":"a"}}`))
+				conn.Say(wire.Object{Value: wire.Gap{Room: "a"}})
 				conn.Close(c.close)
-				conn.SendObject([]byte(`{"late":{}}`))
+				conn.Say(wire.Object{Value: wire.Ponged{}})
 				conn.Close(wire.CloseDrain) // a second close is none
 			})
 			es := &source{r: bufio.NewReader(r.Body)}
@@ -258,7 +258,7 @@ func TestWhatAClientSendsOnAStreamIsDropped(t *testing.T) {
 		t.Fatal(err)
 	}
 	until(t, "all of it was read", func() bool { return s.env.Counts.BytesIn.Load() >= junk })
-	_ = s.loop.Do(func() { c.SendObject([]byte(`{"pong":{}}`)) })
+	_ = s.loop.Do(func() { c.Say(wire.Object{Value: wire.Ponged{}}) })
 	if got := (&source{r: bufio.NewReader(r.Body)}).event(t); got != `pong {"pong":{}}` {
 		t.Error(got)
 	}
@@ -270,7 +270,7 @@ func TestAStalledReaderGetsAWholeEventAndTheReason(t *testing.T) {
 	s := start(t)
 	c, client, r := s.open()
 	_ = client.(*net.TCPConn).SetReadBuffer(4096)
-	object := []byte(`{"gap":{"room":"` + strings.Repeat("x", 32<<10) + `"}}`)
+	object := wire.Object{Value: wire.Gap{Room: strings.Repeat("x", 32<<10)}}
 	closed := false
 	for i := 0; !closed; i++ {
 		if i > 10000 {
@@ -278,7 +278,7 @@ func TestAStalledReaderGetsAWholeEventAndTheReason(t *testing.T) {
 		}
 		_ = s.loop.Do(func() {
 			if !c.Leaving() {
-				c.SendObject(object)
+				c.Say(object)
 			}
 			closed = c.Leaving()
 		})
@@ -287,7 +287,7 @@ func TestAStalledReaderGetsAWholeEventAndTheReason(t *testing.T) {
 	last := ""
 	for got := es.event(t); got != "end"; got = es.event(t) {
 		last = got
-		if strings.HasPrefix(got, "gap ") && got != "gap "+string(object) {
+		if strings.HasPrefix(got, "gap ") && got != "gap "+string(object.AppendJSON(nil)) {
 			t.Fatalf("a torn event of %d bytes", len(got))
 		}
 	}

@@ -16,6 +16,13 @@ type Conn struct {
 	reader Reader
 }
 
+// New returns a connection that speaks encoding e, for Start.
+func New(e frame.Encoding) *Conn {
+	c := new(Conn)
+	c.Form, c.Session.Encoding = e, e.Wire()
+	return c
+}
+
 var (
 	_ loop.Handler     = (*Conn)(nil)
 	_ transport.Owner  = (*Conn)(nil)
@@ -88,16 +95,16 @@ func (c *Conn) Wake() {
 
 var pingFrame = AppendFrame(nil, OpPing, nil)
 
-// SendObject implements transport.Client.
-func (c *Conn) SendObject(object []byte) {
+// Say implements transport.Client.
+func (c *Conn) Say(object wire.Object) {
 	if c.Closing {
 		return
 	}
-	c.Env.Writer.Send(&c.Out, frame.AppendText(make([]byte, 0, len(object)+10), object))
+	c.Env.Writer.Send(&c.Out, frame.Append(nil, c.Form, object))
 }
 
 // Encoding implements transport.Client.
-func (c *Conn) Encoding() frame.Encoding { return frame.WebSocketJSON }
+func (c *Conn) Encoding() frame.Encoding { return c.Form }
 
 // Close implements transport.Client: a close frame with the code and its JSON
 // reason, then the client's half of the close is awaited (RFC 6455 §7.1.1).
@@ -180,13 +187,26 @@ func (in *input) Message(text bool, payload []byte) {
 	if c.Closing {
 		return
 	}
-	c.Env.Counts.MessagesIn.Add(1)
-	if !text {
-		// nabat.v1.json is text only; binary belongs to nabat.v1.proto.
+	switch form := c.Form.Wire(); {
+	case form == wire.JSON && !text:
 		c.close(1003, "nabat.v1.json takes text frames", "binary_frame")
-		return
+	case form == wire.Protobuf && text:
+		c.close(1003, "nabat.v1.proto takes binary frames", "text_frame")
+	case !c.Form.Batch():
+		in.object(payload)
+	default:
+		if err := form.Split(payload, in.object); err != nil && !c.Closing {
+			c.Session.Complain(c.Env.Host, c.SessionRef(), c.Env.Session, err)
+		}
 	}
-	c.Session.Handle(c.Env.Host, c.SessionRef(), c.Env.Session, payload)
+}
+
+// object hands one command to the session. It reports whether the next is wanted.
+func (in *input) object(b []byte) bool {
+	c := (*Conn)(in)
+	c.Env.Counts.MessagesIn.Add(1)
+	c.Session.Handle(c.Env.Host, c.SessionRef(), c.Env.Session, b)
+	return !c.Closing && !c.Out.Closed()
 }
 
 // Ping answers with the same payload (RFC 6455 §5.5.3).
