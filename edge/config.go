@@ -101,6 +101,13 @@ type Config struct {
 	ConnectTimeout time.Duration `config:"connect_timeout" help:"time for the first connect command"`
 	// MaxMessageBytes bounds one inbound message. Default 64 KiB.
 	MaxMessageBytes config.Bytes `config:"max_message_bytes" help:"size of one message from a client"`
+	// Compression is on or off: whether clients may negotiate permessage-deflate
+	// (RFC 7692). What goes out is compressed in rooms whose policy says compress.
+	// Default off.
+	Compression string `config:"compression" help:"let clients negotiate compression (permessage-deflate): on or off; policies say which rooms are compressed"`
+	// CompressMinBytes is the least message that is compressed. Default 256. Range
+	// 0–64 MiB.
+	CompressMinBytes config.Bytes `config:"compress_min_bytes" help:"least size of a message that is compressed"`
 	// MaxQueueBytes bounds what waits for one connection. Default 1 MiB. Above
 	// it the policy's slow rule applies.
 	MaxQueueBytes config.Bytes `config:"max_queue_bytes" help:"bytes that may wait for one connection"`
@@ -205,6 +212,7 @@ func Defaults() Config {
 		LagQueueBytes: 128 << 10, MaxHistory: 100, RecentMessages: 64, RecentBytes: 32 << 10,
 		HistoryVerify: 1500 * time.Millisecond, HistoryAudit: time.Minute, HistoryPatience: 20 * time.Second, HistoryRequests: 8, MaxInboxBytes: 64 << 20,
 		MaxRooms: 128, MaxBadCommands: 10, MaxInFlight: 32, MaxRateRefusals: 100,
+		Compression: "off", CompressMinBytes: 256,
 		ProxyProtocol: "off", ForwardedHeader: "X-Forwarded-For",
 		SendBuffer: 32 << 10, TCPNotSentLowat: 16 << 10, TCPKeepAlive: time.Minute,
 		PingInterval: 25 * time.Second, PongTimeout: 10 * time.Second, CloseTimeout: 5 * time.Second,
@@ -238,6 +246,9 @@ func (c *Config) Check() error {
 			return fmt.Errorf("%s is %s: must be 0 to 24h", d.key, d.value)
 		}
 	}
+	if c.Compression != "on" && c.Compression != "off" {
+		return fmt.Errorf("compression is %q: must be on or off", c.Compression)
+	}
 	if c.Listen == "" && c.TLSListen == "" {
 		return errors.New("listen is empty: give host:port, or :port for every address")
 	}
@@ -267,6 +278,7 @@ func (c *Config) checkNumbers() error {
 		{"max_tls_handshakes", int64(c.MaxTLSHandshakes), 1, 1 << 20},
 		{"max_head_bytes", int64(c.MaxHeadBytes), 1 << 10, 1 << 20},
 		{"max_message_bytes", int64(c.MaxMessageBytes), 1 << 10, 64 << 20},
+		{"compress_min_bytes", int64(c.CompressMinBytes), 0, 64 << 20},
 		{"max_queue_bytes", int64(c.MaxQueueBytes), 16 << 10, 64 << 20},
 		{"lag_queue_bytes", int64(c.LagQueueBytes), 16 << 10, 64 << 20},
 		{"max_history", int64(c.MaxHistory), 1, 256},

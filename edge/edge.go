@@ -22,6 +22,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"nabat/edge/internal/frame"
 	"nabat/edge/internal/history"
 	"nabat/edge/internal/metrics"
 	"nabat/edge/internal/seats"
@@ -42,6 +43,7 @@ type Edge struct {
 	origins   *origins
 	verifier  *auth.Verifier
 	verifiers *verifiers
+	deflater  *frame.Deflater // nil: nobody may negotiate compression
 	control   *nats.Conn
 	recovery  *nats.Conn // history is read on a connection of its own
 	history   *history.Reader
@@ -79,6 +81,10 @@ func New(cfg Config, log *slog.Logger, reg *prometheus.Registry) (*Edge, error) 
 		verifier: auth.NewVerifier(auth.Options{Issuer: cfg.Issuer, Audience: cfg.Audience, Leeway: cfg.TokenLeeway}),
 		failed:   make(chan error, 1), hurry: make(chan struct{})}
 	e.addresses, e.users = seats.NewTable(cfg.MaxConnectionsPerAddress), seats.NewTable(cfg.MaxConnectionsPerUser)
+	if cfg.Compression == "on" {
+		// A loop compresses one message at a time.
+		e.deflater = frame.NewDeflater(int(cfg.CompressMinBytes), cfg.Loops)
+	}
 	e.verifiers = newVerifiers(e.verifier, 4096)
 	var id [8]byte
 	if _, err := rand.Read(id[:]); err != nil {
@@ -125,7 +131,7 @@ func (e *Edge) open(reg *prometheus.Registry) error {
 	e.upstream, err = upstream.New(upstream.Options{Prefix: e.cfg.SubjectPrefix, LivePrefix: bus.LivePrefix, Live: e.cfg.NATSConnections,
 		Queue: e.cfg.NATSQueue, PublishWait: 8192, Linger: e.cfg.RoomLinger, Confirm: e.cfg.NATSTimeout, Log: e.log,
 		Verify: e.cfg.HistoryVerify, Audit: e.cfg.HistoryAudit, Patience: e.cfg.HistoryPatience, RingCount: e.cfg.RecentMessages, RingBytes: int(e.cfg.RecentBytes),
-		Policy: e.policy, Store: e.history}, connect, inboxes)
+		Policy: e.policy, Store: e.history, Deflater: e.deflater}, connect, inboxes)
 	if err != nil {
 		return err
 	}
@@ -373,6 +379,11 @@ func (e *Edge) Bus() metrics.Bus {
 	b := e.upstream.State()
 	b.Requests = e.history.Requests()
 	return b
+}
+
+// Compression implements metrics.Source.
+func (e *Edge) Compression() metrics.Compression {
+	return metrics.Compression(e.deflater.Counts())
 }
 
 // Degraded says what does not work though clients are served, nil when all does.

@@ -343,6 +343,7 @@ func TestResumeInProtobuf(t *testing.T) {
 	for n := range 5 {
 		c.store("a", fmt.Sprint(n)) // offsets 1 to 5
 	}
+	c.mirrored(5)
 	for _, path := range []string{"/ws", "/ws?batch=1"} {
 		s := speak(t, e, path)
 		s.command(say(t, `id: 1 connect {rooms {room: "a" epoch: "k1" offset: 2}}`))

@@ -289,13 +289,13 @@ func (r *router) admit(h *listen.Handshake, head *listen.Head, rest []byte, q re
 		c.Session.Open(w.host(), c.SessionRef(), &w.limits, id, q.rooms)
 		return
 	}
-	response, err := ws.Accept(head, q.protocol)
+	answer, err := ws.Accept(head, q.protocol, w.env.Deflater != nil)
 	if err != nil {
 		r.refuse(h, q, &wire.Error{Code: wire.BadRequest, Reason: err.Error()})
 		return
 	}
 	c := ws.New(q.encoding())
-	c.Start(w.env, h.Ref(), h.Upgrade(c), response)
+	c.Start(w.env, h.Ref(), h.Upgrade(c), answer)
 	c.Session.Open(w.host(), c.SessionRef(), &w.limits, id, q.rooms)
 	if len(rest) > 0 {
 		c.Feed(rest)
@@ -303,14 +303,14 @@ func (r *router) admit(h *listen.Handshake, head *listen.Head, rest []byte, q re
 }
 
 func (r *router) upgradeEcho(h *listen.Handshake, head *listen.Head, rest []byte) {
-	response, err := ws.Accept(head, "")
+	answer, err := ws.Accept(head, "", r.env.Deflater != nil)
 	if err != nil {
 		h.Refuse(&wire.Error{Code: wire.BadRequest, Reason: err.Error()})
 		return
 	}
 	const maxEcho = 64 << 20
 	e := new(ws.Echo)
-	e.Start(r.env, h.Ref(), h.Upgrade(e), maxEcho, response)
+	e.Start(r.env, h.Ref(), h.Upgrade(e), maxEcho, answer)
 	e.Feed(rest)
 }
 

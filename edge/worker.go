@@ -70,7 +70,7 @@ func newWorker(e *Edge, index int, sockets sockets) (*worker, error) {
 	w.bounds = transport.Limits{MaxMessageBytes: int(c.MaxMessageBytes), PingInterval: c.PingInterval,
 		PongTimeout: c.PongTimeout, CloseTimeout: c.CloseTimeout}
 	w.env = &transport.Env{Loop: l, Writer: w.writer, Counts: w.counts, Host: w.host(), Session: &w.limits,
-		Limits: &w.bounds, Leave: w.leaveAll, Gap: w.gap, Lag: w.behind.lag, Drained: w.behind.drained}
+		Limits: &w.bounds, Deflater: e.deflater, Leave: w.leaveAll, Gap: w.gap, Lag: w.behind.lag, Drained: w.behind.drained}
 	proxies, err := c.proxies()
 	if err != nil {
 		return nil, err

@@ -152,6 +152,40 @@ func TestABrowserSpeaksTLSToTheEdge(t *testing.T) {
 	wait(t, ctx, "window.closed1 && closed1.wasClean && closed1.code === 1000")
 }
 
+// A browser offers compression by itself, and its pages see nothing of it.
+func TestABrowserNegotiatesCompression(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "policies.yaml")
+	rooms := "rooms:\n  - match: \">\"\n    publish: true\n    anonymous: {subscribe: true, publish: true}\n    compress: true\n"
+	if err := os.WriteFile(file, []byte(rooms), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := startWith(t, file, func(c *edge.Config) { c.Compression, c.Echo = "on", true })
+	ctx := browser(t)
+	do(t, ctx, chromedp.Navigate(s.page("/forum/read/")), chromedp.Evaluate(fmt.Sprintf(`
+		window.frames1 = []; window.echoes = [];
+		window.socket1 = new WebSocket('ws://%[1]s/ws?room=sports.news');
+		socket1.onmessage = (e) => frames1.push(JSON.parse(e.data));
+		window.socket2 = new WebSocket('ws://%[1]s/echo');
+		socket2.onmessage = (e) => echoes.push(e.data);
+		socket2.onopen = () => { window.open2 = true; };
+		null`, s.edge.Addr()), nil))
+	wait(t, ctx, "frames1.length === 1 && 'connected' in frames1[0] && window.open2 === true")
+	wait(t, ctx, "[socket1, socket2].every((s) => s.extensions.includes('permessage-deflate') && s.extensions.includes('server_no_context_takeover'))")
+	title := strings.Repeat("Goal for the home side. ", 50)
+	for n := range 3 {
+		s.publish("room.sports.news", fmt.Sprintf(`{"title": %q, "n": %d}`, title, n))
+	}
+	wait(t, ctx, fmt.Sprintf("frames1.length === 4 && frames1.slice(1).every((f, i) => f.data.n === i && f.data.title === %q)", title))
+	if n := s.edge.Compression(); n.Messages != 3 || n.After > n.Before/4 {
+		t.Errorf("%+v", n)
+	}
+	// What the page publishes is compressed by the browser.
+	do(t, ctx, chromedp.Evaluate(fmt.Sprintf("socket1.send(JSON.stringify({id: 1, publish: {room: 'sports.news', data: {title: %q, n: 3}}})); null", title), nil))
+	wait(t, ctx, "frames1.some((f) => 'published' in f) && frames1.some((f) => f.data?.n === 3)")
+	do(t, ctx, chromedp.Evaluate("window.long = 'κόσμε '.repeat(20000); socket2.send(long); socket2.send(''); socket2.send('x'); null", nil))
+	wait(t, ctx, "echoes.length === 3 && echoes[0] === long && echoes[1] === '' && echoes[2] === 'x'")
+}
+
 func TestTheForum(t *testing.T) {
 	s := start(t)
 	reader := browser(t)

@@ -32,6 +32,12 @@ type system struct {
 
 func start(t *testing.T, change ...func(*edge.Config)) *system {
 	t.Helper()
+	return startWith(t, "", change...)
+}
+
+// startWith is start with a file of policies.
+func startWith(t *testing.T, policies string, change ...func(*edge.Config)) *system {
+	t.Helper()
 	s := &system{t: t}
 	var err error
 	if s.nats, err = natsdev.Start(natsdev.Options{}); err != nil {
@@ -51,6 +57,7 @@ func start(t *testing.T, change ...func(*edge.Config)) *system {
 	s.startEdge()
 	s.cfg.Listen = s.edge.Addr() // it comes back where it was
 	cc := control.Defaults()
+	cc.Policies = policies
 	cc.Listen, cc.NATSURL, cc.Dev, cc.EdgeURL = "127.0.0.1:0", s.nats.URL(), true, "http://"+s.edge.Addr()
 	if s.control, err = control.New(cc, slog.New(slog.DiscardHandler), nil); err != nil {
 		t.Fatal(err)

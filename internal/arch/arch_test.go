@@ -93,6 +93,7 @@ var rules = arch.Rules{
 		{Module: "github.com/mailru/easygo", Users: []string{"edge/internal/loop"}, Why: "one package owns epoll"},
 		{Module: "github.com/gobwas/ws", Users: []string{"edge/internal/transport/ws", "client", "loadtest/swarm", "loadtest/checker"}, Why: "frames are bytes of one transport; what checks it brings its own"},
 		{Module: "github.com/gobwas/httphead", Users: []string{"edge/internal/transport/ws", "client", "loadtest/swarm"}, Why: "as gobwas/ws"},
+		{Module: "github.com/klauspost/compress", Users: []string{"edge/internal/frame", "edge/internal/transport/ws"}, Why: "out: once for all; in: before anything reads it"},
 		{Module: "github.com/nats-io/nats-server", Users: []string{"internal/natsdev"}, Why: "only dev and tests carry a server"},
 		{Module: "github.com/prometheus", Users: []string{
 			"*/metrics", "internal/ops",

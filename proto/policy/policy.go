@@ -34,11 +34,12 @@ type Anonymous struct {
 type Policy struct {
 	Match     string    `json:"match"`
 	Anonymous Anonymous `json:"anonymous,omitzero"`
-	Publish   bool      `json:"publish,omitempty"` // clients may publish, if their grant also says so
-	Slow      Slow      `json:"slow,omitempty"`    // SlowRule says what empty means
-	History   *History  `json:"history,omitempty"` // nil: messages are not kept
-	Latest    bool      `json:"latest,omitempty"`  // a new subscriber first gets the last message
-	Stream    *Stream   `json:"stream,omitempty"`  // nil: the rooms are read from their own subjects
+	Publish   bool      `json:"publish,omitempty"`  // clients may publish, if their grant also says so
+	Slow      Slow      `json:"slow,omitempty"`     // SlowRule says what empty means
+	History   *History  `json:"history,omitempty"`  // nil: messages are not kept
+	Latest    bool      `json:"latest,omitempty"`   // a new subscriber first gets the last message
+	Compress  bool      `json:"compress,omitempty"` // for clients that negotiated it
+	Stream    *Stream   `json:"stream,omitempty"`   // nil: the rooms are read from their own subjects
 
 	Conflation *Conflation `json:"conflate,omitempty"` // nil: every message is handed out
 }

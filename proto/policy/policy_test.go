@@ -44,6 +44,7 @@ rooms:
   - match: "chat.>"
     history: {messages: 100, age: 24h, bytes: 2GiB, replicas: 3}
     latest: true
+    compress: true
   - match: news
     history: {bytes: 1500KB}
     slow: drop
@@ -56,7 +57,7 @@ rooms:
 		t.Fatal(err)
 	}
 	want := []Policy{
-		{Match: "chat.>", History: &History{Messages: 100, Age: 24 * time.Hour, Bytes: 2 << 30, Replicas: 3}, Latest: true},
+		{Match: "chat.>", History: &History{Messages: 100, Age: 24 * time.Hour, Bytes: 2 << 30, Replicas: 3}, Latest: true, Compress: true},
 		{Match: "news", History: &History{Bytes: 1_500_000}, Slow: Drop},
 		{Match: "quotes.>", History: &History{Age: time.Second}, Slow: Lag},
 		{Match: "plain"},
@@ -120,6 +121,7 @@ func TestParseYAMLRefuses(t *testing.T) {
 		{"overlap", "rooms:\n - match: a.>\n - match: a.b", `p.yaml:3: policy "a.b" overlaps "a.>"`},
 		{"the same pattern twice", "rooms:\n - match: a\n - match: a", `p.yaml:3: policy "a" is there twice`},
 		{"a flag that is no flag", "rooms:\n - match: a\n   publish: maybe", "p.yaml:3: publish must be true or false"},
+		{"compress as a level", "rooms:\n - match: a\n   compress: 6", "p.yaml:3: compress must be true or false"},
 		{"anonymous publish without publish", "rooms:\n - match: a\n   anonymous: {publish: true}", "anonymous.publish needs publish: true"},
 		{"an unknown key in anonymous", "rooms:\n - match: a\n   anonymous: {read: true}", `unknown key "read" in anonymous`},
 		{"a bad slow rule", "rooms:\n - match: a\n   slow: wait", `slow is "wait": must be lag, conflate, drop or disconnect`},

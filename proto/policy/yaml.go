@@ -108,6 +108,8 @@ func (p parser) policy(n *yaml.Node) (*Policy, error) {
 		case "conflate":
 			one.Conflation = &Conflation{}
 			return p.conflate(v, one.Conflation)
+		case "compress":
+			return p.flag(v, key, &one.Compress)
 		case "history":
 			one.History = &History{}
 			return p.history(v, one.History)
@@ -125,7 +127,7 @@ func (p parser) policy(n *yaml.Node) (*Policy, error) {
 		if why, ok := notYet[key]; ok {
 			return p.at(k, "%q is not yet supported: %s", key, why)
 		}
-		return p.at(k, "unknown key %q: a policy has match, anonymous, publish, slow, conflate, history and latest", key)
+		return p.at(k, "unknown key %q: a policy has match, anonymous, publish, slow, conflate, history, latest and compress", key)
 	})
 	if err == nil && one.Match == "" {
 		err = p.at(n, "a policy needs match: the pattern of its rooms")

@@ -8,42 +8,68 @@ import (
 	"nabat/proto/wire"
 )
 
-// Encoding is a form in which a message's bytes go out.
+// Encoding is a form in which a message's bytes go out, compressed or not.
 type Encoding uint8
 
-// The encodings. Those behind batches hold several objects in a frame; they are
-// joined out of the others' bytes and not made for each message.
+// The forms. Those from batches on hold several objects in a frame; they are
+// joined out of the others' bytes and not made for each message. Behind them
+// come the same forms for clients that negotiated compression.
 const (
 	WebSocketJSON       Encoding = iota // one text frame holding one JSON object
 	EventStream                         // the lines of one server-sent event
 	WebSocketProto                      // one binary frame holding one Protobuf object
 	WebSocketJSONBatch                  // a text frame with a line for each object
 	WebSocketProtoBatch                 // a binary frame with objects behind their lengths
-	Encodings           int      = iota
+	forms               Encoding = iota
 
-	batches = WebSocketJSONBatch
+	batches   = WebSocketJSONBatch
+	Encodings = 2 * int(forms)
 )
+
+// Deflated is e for a client that negotiated compression; whether a message is
+// compressed is up to the message. Event streams have no frames to compress.
+func (e Encoding) Deflated() Encoding {
+	if e == EventStream || e.IsDeflated() {
+		return e
+	}
+	return e + forms
+}
+
+// IsDeflated reports whether e is for a client that negotiated compression.
+func (e Encoding) IsDeflated() bool { return e >= forms }
+
+// Plain is e without compression.
+func (e Encoding) Plain() Encoding { return e % forms }
 
 // Wire is the form of the objects.
 func (e Encoding) Wire() wire.Encoding {
-	if e == WebSocketProto || e == WebSocketProtoBatch {
+	if p := e.Plain(); p == WebSocketProto || p == WebSocketProtoBatch {
 		return wire.Protobuf
 	}
 	return wire.JSON
 }
 
 // Batch reports whether a frame may hold several objects.
-func (e Encoding) Batch() bool { return e >= batches }
+func (e Encoding) Batch() bool { return e.Plain() >= batches }
 
-// single is e without batches.
+// single is e without batches. Those are joined out of plain frames, and not
+// compressed.
 func (e Encoding) single() Encoding {
-	switch e {
+	switch e.Plain() {
 	case WebSocketJSONBatch:
 		return WebSocketJSON
 	case WebSocketProtoBatch:
 		return WebSocketProto
 	}
 	return e
+}
+
+// index is the place of a message's bytes in e, which is none with batches.
+func (e Encoding) index() int {
+	if e.IsDeflated() {
+		return int(e.Plain() + batches)
+	}
+	return int(e)
 }
 
 // opcode is that of a frame in e.
@@ -70,9 +96,12 @@ type Message struct {
 	Hidden bool
 	// Mark is set when this is no message but a place in the order.
 	Mark *Mark
+	// Deflater compresses the message for those who negotiated it; nil where the
+	// policy of the room does not ask for that. To be set before m is shared.
+	Deflater *Deflater
 
 	notice wire.Value // nil for a message
-	lazy   [batches]struct {
+	lazy   [2 * batches]struct {
 		once  sync.Once
 		bytes []byte
 	}
@@ -117,12 +146,19 @@ func (m *Message) IsNotice() bool { return m.notice != nil }
 // Bytes returns m in encoding e, which is none with batches: Join makes those.
 // The result is shared and must not be changed.
 func (m *Message) Bytes(e Encoding) []byte {
-	l := &m.lazy[e]
+	l := &m.lazy[e.index()]
 	l.once.Do(func() { l.bytes = m.encode(e) })
 	return l.bytes
 }
 
 func (m *Message) encode(e Encoding) []byte {
+	if e.IsDeflated() {
+		plain := m.Bytes(e.Plain())
+		if b, ok := m.Deflater.Append(nil, plain[0]&^fin, payload(plain)); ok {
+			return b
+		}
+		return plain
+	}
 	if e == EventStream {
 		if m.notice != nil {
 			return Append(nil, e, wire.Object{Value: m.notice})
@@ -152,12 +188,12 @@ const (
 	opText    = 1
 	opBinary  = 2
 	maxHeader = 10
+	fin       = 0x80
 )
 
 // AppendHeader appends the header of an unmasked, unfragmented frame with n
-// bytes of payload (RFC 6455 §5.2).
+// bytes of payload (RFC 6455 §5.2). The opcode may come with reserved bits.
 func AppendHeader(dst []byte, opcode byte, n int) []byte {
-	const fin = 0x80
 	switch {
 	case n < 126:
 		return append(dst, fin|opcode, byte(n))
@@ -178,7 +214,7 @@ func Append(dst []byte, e Encoding, o wire.Object) []byte {
 		return append(o.AppendJSON(dst), '\n', '\n')
 	}
 	object := e.Wire().Append(make([]byte, 0, 256), o)
-	if e == WebSocketProtoBatch {
+	if e.Plain() == WebSocketProtoBatch {
 		dst = AppendHeader(dst, opBinary, wire.Protobuf.Batched(object, true))
 		return wire.Protobuf.AppendBatched(dst, object, true)
 	}
@@ -189,7 +225,7 @@ func Append(dst []byte, e Encoding, o wire.Object) []byte {
 // one behind the other, or batches. Where a message is alone and needs no more
 // than itself its own bytes are not copied.
 func Join(list []*Message, e Encoding) []byte {
-	if len(list) == 1 && e != WebSocketProtoBatch {
+	if len(list) == 1 && e.Plain() != WebSocketProtoBatch {
 		return list[0].Bytes(e.single())
 	}
 	n := 0
@@ -228,15 +264,4 @@ func joinBatches(dst []byte, list []*Message, e Encoding) []byte {
 		list = list[n:]
 	}
 	return dst
-}
-
-// payload is a frame of AppendHeader without its header (RFC 6455 §5.2).
-func payload(frame []byte) []byte {
-	switch frame[1] {
-	case 126:
-		return frame[4:]
-	case 127:
-		return frame[10:]
-	}
-	return frame[2:]
 }

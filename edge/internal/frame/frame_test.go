@@ -237,7 +237,7 @@ func TestAllocations(t *testing.T) {
 		}},
 		{"a message in all encodings", 5, func() {
 			kept = New(wire.Message{Room: "sports.news", Kind: wire.Binary, Body: body, User: "alice", Event: "e"}, "")
-			for e := range Encoding(Encodings) {
+			for e := range forms {
 				keep = Join([]*Message{kept}, e) // the Protobuf batch is one more, for each loop
 			}
 		}},

@@ -68,7 +68,7 @@ func TestNoticesInEveryEncoding(t *testing.T) {
 			o := wire.Object{Value: notice(t, v.Kind, v.Value)}
 			m := Notice("a", o.Value)
 			proto := string(wire.Protobuf.Append(nil, o))
-			for e, want := range [Encodings]string{
+			for e, want := range [forms]string{
 				WebSocketJSON:       string(AppendHeader(nil, opText, len(v.JSON))) + v.JSON,
 				EventStream:         v.EventStream,
 				WebSocketProto:      string(AppendHeader(nil, opBinary, len(proto))) + proto,

@@ -98,6 +98,14 @@ type Source interface {
 	Expires() float64 // unix time at which the certificate ends, 0 without TLS
 	Rooms() int       // rooms subscribed at NATS
 	Bus() Bus
+	Compression() Compression
+}
+
+// Compression is what compressing messages came to.
+type Compression struct {
+	Messages uint64 // each counts once, whatever the number of its recipients
+	Before   uint64 // their bytes
+	After    uint64 // their bytes, compressed
 }
 
 // Bus is the state of the NATS side.
@@ -149,6 +157,9 @@ var help = []struct{ name, text, label string }{
 	{"history_replays_total", "Reads of history for clients that came back or lag.", ""},
 	{"history_requests_total", "All requests to the store.", ""},
 	{"queued_bytes", "Bytes waiting for slow readers.", ""},
+	{"compressed_messages_total", "Messages compressed: once each, whatever the number of recipients.", ""},
+	{"compressed_bytes_before_total", "Bytes of those messages before they were compressed.", ""},
+	{"compressed_bytes_after_total", "Bytes of those messages compressed: what one recipient gets.", ""},
 	{"tls_handshakes_pending", "TLS handshakes in flight.", ""},
 	{"tls_handshakes_total", "TLS handshakes completed.", ""},
 	{"tls_resumed_total", "TLS handshakes that resumed an earlier session.", ""},
@@ -209,6 +220,10 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	send("history_sweeps_total", prometheus.CounterValue, float64(b.Sweeps))
 	send("history_replays_total", prometheus.CounterValue, float64(b.Replays))
 	send("history_requests_total", prometheus.CounterValue, float64(b.Requests))
+	z := c.source.Compression()
+	send("compressed_messages_total", prometheus.CounterValue, float64(z.Messages))
+	send("compressed_bytes_before_total", prometheus.CounterValue, float64(z.Before))
+	send("compressed_bytes_after_total", prometheus.CounterValue, float64(z.After))
 	for reason, n := range b.Lost {
 		send("nats_lost_total", prometheus.CounterValue, float64(n), reason)
 	}

@@ -28,6 +28,8 @@ type Env struct {
 	Host    session.Host
 	Session *session.Limits
 	Limits  *Limits
+	// Deflater compresses for those who negotiated it; nil: nobody may.
+	Deflater *frame.Deflater
 	// Leave ends the connection's memberships; called once, before it closes.
 	Leave func(ref loop.Ref)
 	// Gap tells one connection that these rooms lost messages.

@@ -212,6 +212,7 @@ func (l *link) take(m *nats.Msg) {
 		l.takeStored(r, m)
 	case r.loops != 0:
 		shown, _ := decode(r.name, m.Header, m.Data)
+		shown.Deflater = r.source.deflate
 		l.put(shown, r.loops)
 	}
 }

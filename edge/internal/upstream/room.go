@@ -48,6 +48,7 @@ type source struct {
 	stored  string // subject in the stream
 	stream  policy.Stream
 	kept    policy.History
+	deflate *frame.Deflater // nil: not compressed
 }
 
 func (s *source) hasHistory() bool { return s.stream.Name != "" }
@@ -59,7 +60,11 @@ func (l *link) sourceOf(name string) (source, error) {
 		return source{}, err
 	}
 	s := source{subject: subj, stored: subj}
-	if p := o.Policy(name); p != nil && p.History != nil && p.Stream != nil {
+	p := o.Policy(name)
+	if p != nil && p.Compress {
+		s.deflate = o.Deflater
+	}
+	if p != nil && p.History != nil && p.Stream != nil {
 		s.stream, s.kept = *p.Stream, *p.History
 		s.subject = o.LivePrefix + strconv.FormatUint(uint64(subject.Shard(subj)), 10) + "." + subj[len(o.Prefix):]
 	}
@@ -136,7 +141,7 @@ func (l *link) reconsider() {
 			continue
 		}
 		if src.subject == r.source.subject && src.stream == r.source.stream {
-			r.source.kept = src.kept
+			r.source.kept, r.source.deflate = src.kept, src.deflate
 			continue
 		}
 		l.leaveSource(r)
@@ -248,7 +253,7 @@ func entry(name string, h nats.Header, body []byte, offset, prev uint64) resume.
 func (l *link) emit(r *room, list []resume.Entry[*frame.Message]) {
 	for _, e := range list {
 		m := e.Item
-		m.Prev = r.emitted
+		m.Prev, m.Deflater = r.emitted, r.source.deflate
 		r.emitted = e.Offset
 		r.recent.push(e)
 		l.put(m, r.loops)

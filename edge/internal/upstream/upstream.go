@@ -63,6 +63,8 @@ type Options struct {
 	// goroutine.
 	Policy func(room string) *policy.Policy
 	Store  Store
+	// Deflater compresses the messages of rooms whose policy asks for it; may be nil.
+	Deflater *frame.Deflater
 }
 
 // Upstream is the NATS side of one edge.

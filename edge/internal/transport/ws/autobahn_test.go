@@ -23,7 +23,8 @@ import (
 )
 
 // These are the cases of the Autobahn test suite, by their numbers, against
-// Echo on a real loop and a real socket. Compression (12, 13) is not here.
+// Echo on a real loop and a real socket. Those of compression (12, 13) are in
+// autobahn_deflate_test.go.
 
 const patience = 20 * time.Second
 
@@ -47,12 +48,12 @@ func (s *echoServer) Serve(h *listen.Handshake, head *listen.Head, rest []byte) 
 		h.Refuse(err)
 		return
 	}
-	response, err := Accept(head, "")
+	answer, err := Accept(head, "", s.env.Deflater != nil)
 	if err != nil {
 		panic(err)
 	}
 	e := new(Echo)
-	e.Start(s.env, h.Ref(), h.Upgrade(e), 64<<20, response)
+	e.Start(s.env, h.Ref(), h.Upgrade(e), 64<<20, answer)
 	e.Feed(rest)
 }
 
@@ -91,6 +92,8 @@ type peer struct {
 	t    *testing.T
 	conn net.Conn
 	r    *bufio.Reader
+
+	extensions string // of the response
 }
 
 func (s *echoServer) dial(t *testing.T, extra string) *peer {
@@ -101,7 +104,7 @@ func (s *echoServer) dial(t *testing.T, extra string) *peer {
 	}
 	t.Cleanup(func() { _ = conn.Close() })
 	_ = conn.SetDeadline(time.Now().Add(patience))
-	p := &peer{t, conn, bufio.NewReaderSize(conn, 64<<10)}
+	p := &peer{t: t, conn: conn, r: bufio.NewReaderSize(conn, 64<<10)}
 	if _, err := io.WriteString(conn, "GET /echo HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"+key+extra+"\r\n"); err != nil {
 		t.Fatal(err)
 	}
@@ -113,9 +116,11 @@ func (s *echoServer) dial(t *testing.T, extra string) *peer {
 		}
 		head += line
 	}
-	if !strings.HasPrefix(head, "HTTP/1.1 101 ") || strings.Contains(head, "Sec-WebSocket-Extensions") {
+	_, after, negotiated := strings.Cut(head, "Sec-WebSocket-Extensions: ")
+	if !strings.HasPrefix(head, "HTTP/1.1 101 ") || (negotiated && s.env.Deflater == nil) {
 		t.Fatalf("%q", head)
 	}
+	p.extensions, _, _ = strings.Cut(after, "\r\n")
 	return p
 }
 
@@ -160,6 +165,10 @@ func (p *peer) next() string {
 	payload := make([]byte, length)
 	if _, err := io.ReadFull(p.r, payload); err != nil {
 		p.t.Fatal(err)
+	}
+	if p.extensions != "" && h[0]&rsv1 != 0 {
+		h[0] &^= rsv1
+		payload = []byte("deflated " + inflated(p.t, payload))
 	}
 	switch h[0] {
 	case 0x81:

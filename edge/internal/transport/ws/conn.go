@@ -33,12 +33,15 @@ var (
 // Start makes c serve the connection after the 101 response, which goes out
 // with the turn. The caller opens the session and then feeds what the client
 // sent behind its request.
-func (c *Conn) Start(env *transport.Env, ref loop.Ref, socket transport.Socket, response []byte) {
+func (c *Conn) Start(env *transport.Env, ref loop.Ref, socket transport.Socket, a Answer) {
 	c.Env = env
+	if a.Deflate {
+		c.Form = c.Form.Deflated()
+	}
 	env.Writer.Open(&c.Out, ref, socket, false)
 	env.Counts.WebSockets.Add(1)
 	c.Heard()
-	env.Writer.Send(&c.Out, response)
+	env.Writer.Send(&c.Out, a.Response)
 	env.Loop.WakeIn(ref, env.Limits.PingInterval)
 }
 
@@ -48,7 +51,11 @@ func (c *Conn) Feed(b []byte) {
 	if c.Out.Closed() {
 		return
 	}
-	if _, violation := c.reader.Feed(b, c.Env.Limits.MaxMessageBytes, (*input)(c)); violation != nil {
+	feed := c.reader.Feed
+	if c.Form.IsDeflated() {
+		feed = c.reader.FeedDeflated
+	}
+	if _, violation := feed(b, c.Env.Limits.MaxMessageBytes, (*input)(c)); violation != nil {
 		c.violate(violation)
 	}
 }

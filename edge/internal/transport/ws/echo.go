@@ -15,6 +15,7 @@ type Echo struct {
 	env     *transport.Env
 	reader  Reader
 	max     int
+	deflate bool   // compression was negotiated
 	unread  []byte // arrived, and not read while output waits
 	closing bool
 	ended   bool
@@ -28,11 +29,11 @@ var (
 )
 
 // Start makes e serve the connection after the 101 response.
-func (e *Echo) Start(env *transport.Env, ref loop.Ref, socket transport.Socket, maxMessage int, response []byte) {
-	e.env, e.max = env, maxMessage
+func (e *Echo) Start(env *transport.Env, ref loop.Ref, socket transport.Socket, maxMessage int, a Answer) {
+	e.env, e.max, e.deflate = env, maxMessage, a.Deflate
 	env.Writer.Open(&e.out, ref, socket, true)
 	env.Counts.WebSockets.Add(1)
-	env.Writer.Send(&e.out, response)
+	env.Writer.Send(&e.out, a.Response)
 }
 
 // Feed takes bytes that arrived from the client.
@@ -42,7 +43,11 @@ func (e *Echo) Feed(b []byte) {
 			e.unread = append(e.unread, b...)
 			return
 		}
-		n, violation := e.reader.Feed(b, e.max, (*echoInput)(e))
+		feed := e.reader.Feed
+		if e.deflate {
+			feed = e.reader.FeedDeflated
+		}
+		n, violation := feed(b, e.max, (*echoInput)(e))
 		b = b[n:]
 		e.env.Writer.FlushOne(&e.out)
 		if violation != nil {
@@ -139,7 +144,14 @@ func (in *echoInput) Message(text bool, payload []byte) {
 		op = OpText
 	}
 	e.env.Counts.MessagesIn.Add(1)
-	e.env.Writer.Send(&e.out, AppendFrame(nil, op, payload))
+	b, done := []byte(nil), false
+	if e.deflate {
+		b, done = e.env.Deflater.Append(nil, byte(op), payload)
+	}
+	if !done {
+		b = AppendFrame(nil, op, payload)
+	}
+	e.env.Writer.Send(&e.out, b)
 	if len(payload) > 32<<10 {
 		e.reader.Pause()
 	}

@@ -28,21 +28,30 @@ func (o Op) control() bool { return o&0x8 != 0 }
 type Violation struct {
 	Status uint16
 	Reason string
+	label  string // of metrics; empty where the status says it
 }
 
 // Label is the metric label of the violation.
 func (v *Violation) Label() string {
-	switch v.Status {
-	case 1007:
+	switch {
+	case v.label != "":
+		return v.label
+	case v.Status == 1007:
 		return "utf8"
-	case 1009:
+	case v.Status == 1009:
 		return "too_large"
 	}
 	return "protocol"
 }
 
 func violation(format string, args ...any) *Violation {
-	return &Violation{1002, fmt.Sprintf(format, args...)}
+	return &Violation{Status: 1002, Reason: fmt.Sprintf(format, args...)}
+}
+
+func notUTF8(what string) *Violation { return &Violation{Status: 1007, Reason: what} }
+
+func tooLarge(max int) *Violation {
+	return &Violation{Status: 1009, Reason: fmt.Sprintf("a message may have %d bytes", max)}
 }
 
 // Sink takes what a Reader finds. Payloads are valid until the call returns.
@@ -67,6 +76,7 @@ type partial struct {
 	got      int    // payload bytes of frame that have arrived
 	message  []byte // payload of the fragments so far
 	kind     Op     // of the fragmented message; 0 when there is none
+	deflated bool   // the fragmented message is
 	tail     [utf8.UTFMax]byte
 	tailLen  int
 	control  []byte // payload of a control frame that is cut
@@ -78,10 +88,19 @@ type partial struct {
 const maxHeader = 14
 
 type header struct {
-	op     Op
-	fin    bool
-	mask   [4]byte
-	length int
+	op       Op
+	fin      bool
+	deflated bool // RSV1 (RFC 7692 §6)
+	mask     [4]byte
+	length   int
+}
+
+// reading is what one call of Feed is about.
+type reading struct {
+	max      int  // bytes of a message, fragments together, inflated
+	deflate  bool // compression was negotiated
+	inflated int  // bytes that compressed messages came to so far
+	sink     Sink
 }
 
 // Idle reports that no frame and no message is under way.
@@ -104,11 +123,21 @@ func (r *Reader) need() *partial {
 // unless the sink paused it or the client broke the protocol. It reports one
 // violation, and takes what comes after it unread.
 func (r *Reader) Feed(buf []byte, maxMessage int, s Sink) (consumed int, v *Violation) {
+	return r.read(buf, &reading{max: maxMessage, sink: s})
+}
+
+// FeedDeflated is Feed where compression was negotiated. maxMessage bounds what
+// a message inflates to.
+func (r *Reader) FeedDeflated(buf []byte, maxMessage int, s Sink) (consumed int, v *Violation) {
+	return r.read(buf, &reading{max: maxMessage, deflate: true, sink: s})
+}
+
+func (r *Reader) read(buf []byte, f *reading) (consumed int, v *Violation) {
 	for consumed < len(buf) {
 		if r.p != nil && (r.p.finished || r.p.paused) {
 			break
 		}
-		n, v := r.step(buf[consumed:], maxMessage, s)
+		n, v := r.step(buf[consumed:], f)
 		consumed += n
 		if v != nil {
 			r.p = &partial{finished: true}
@@ -134,15 +163,15 @@ func (r *Reader) release() {
 }
 
 // step takes one header or some payload off the front of buf.
-func (r *Reader) step(buf []byte, max int, s Sink) (int, *Violation) {
+func (r *Reader) step(buf []byte, f *reading) (int, *Violation) {
 	p := r.p
 	if p != nil && p.inFrame {
-		return r.payload(buf, s)
+		return r.payload(buf, f)
 	}
 	if p != nil && p.have > 0 {
-		return r.cutHeader(buf, max, s)
+		return r.cutHeader(buf, f)
 	}
-	h, n, v := parseHeader(buf)
+	h, n, v := parseHeader(buf, f.deflate)
 	if v != nil {
 		return 0, v
 	}
@@ -151,23 +180,23 @@ func (r *Reader) step(buf []byte, max int, s Sink) (int, *Violation) {
 		p.have = copy(p.header[:], buf)
 		return p.have, nil
 	}
-	if v := r.admit(h, max); v != nil {
+	if v := r.admit(h, f); v != nil {
 		return n, v
 	}
 	if whole := n + h.length; whole <= len(buf) && (h.op.control() || (h.fin && h.op != OpContinuation)) {
 		payload := buf[n:whole]
 		ws.Cipher(payload, h.mask, 0)
-		return whole, r.complete(h, payload, s)
+		return whole, r.complete(h, payload, f)
 	}
-	r.begin(h, s)
-	return n, r.emptyFrame(s)
+	r.begin(h)
+	return n, r.emptyFrame(f)
 }
 
 // cutHeader goes on with a header whose first bytes came earlier.
-func (r *Reader) cutHeader(buf []byte, max int, s Sink) (int, *Violation) {
+func (r *Reader) cutHeader(buf []byte, f *reading) (int, *Violation) {
 	p := r.p
 	n := copy(p.header[p.have:], buf)
-	h, size, v := parseHeader(p.header[:p.have+n])
+	h, size, v := parseHeader(p.header[:p.have+n], f.deflate)
 	if v != nil {
 		return 0, v
 	}
@@ -177,56 +206,60 @@ func (r *Reader) cutHeader(buf []byte, max int, s Sink) (int, *Violation) {
 	}
 	taken := size - p.have
 	p.have = 0
-	if v := r.admit(h, max); v != nil {
+	if v := r.admit(h, f); v != nil {
 		return taken, v
 	}
-	r.begin(h, s)
-	return taken, r.emptyFrame(s)
+	r.begin(h)
+	return taken, r.emptyFrame(f)
 }
 
-func (r *Reader) begin(h header, _ Sink) {
+func (r *Reader) begin(h header) {
 	p := r.need()
 	p.frame, p.inFrame, p.got = h, true, 0
 	switch {
 	case h.op.control():
 		p.control = p.control[:0]
 	case h.op != OpContinuation:
-		p.kind, p.message, p.tailLen = h.op, nil, 0
+		p.kind, p.deflated, p.message, p.tailLen = h.op, h.deflated, nil, 0
 	}
 }
 
 // emptyFrame ends a frame that has no payload to wait for.
-func (r *Reader) emptyFrame(s Sink) *Violation {
+func (r *Reader) emptyFrame(f *reading) *Violation {
 	if r.p.frame.length == 0 {
-		_, v := r.payload(nil, s)
+		_, v := r.payload(nil, f)
 		return v
 	}
 	return nil
 }
 
 // admit checks a header against the state of the connection (RFC 6455 §5.4).
-func (r *Reader) admit(h header, max int) *Violation {
+func (r *Reader) admit(h header, f *reading) *Violation {
 	if h.op.control() {
 		return nil
 	}
 	open := r.p != nil && r.p.kind != 0
-	have := 0
+	have, deflated := 0, h.deflated
 	switch {
 	case h.op == OpContinuation && !open:
 		return violation("a continuation frame without a message to continue")
 	case h.op != OpContinuation && open:
 		return violation("a new message began inside a fragmented one")
 	case open:
-		have = len(r.p.message)
+		have, deflated = len(r.p.message), r.p.deflated
 	}
-	if h.length > max-have {
-		return &Violation{1009, fmt.Sprintf("a message may have %d bytes", max)}
+	most := f.max
+	if deflated {
+		most = deflatedMost(most)
+	}
+	if h.length > most-have {
+		return tooLarge(f.max)
 	}
 	return nil
 }
 
 // payload takes payload bytes of the frame under way.
-func (r *Reader) payload(buf []byte, s Sink) (int, *Violation) {
+func (r *Reader) payload(buf []byte, f *reading) (int, *Violation) {
 	p := r.p
 	n := min(len(buf), p.frame.length-p.got)
 	chunk := buf[:n]
@@ -236,9 +269,10 @@ func (r *Reader) payload(buf []byte, s Sink) (int, *Violation) {
 		p.control = append(p.control, chunk...)
 	} else {
 		p.message = append(p.message, chunk...)
-		// §8.1: fail as soon as the bytes prove that this is not UTF-8.
-		if p.kind == OpText && !p.text(chunk) {
-			return n, &Violation{1007, "a text message is not UTF-8"}
+		// §8.1: fail as soon as the bytes prove that this is not UTF-8. What is
+		// compressed proves nothing before it is inflated.
+		if p.kind == OpText && !p.deflated && !p.text(chunk) {
+			return n, notUTF8("a text message is not UTF-8")
 		}
 	}
 	if p.got < p.frame.length {
@@ -246,17 +280,20 @@ func (r *Reader) payload(buf []byte, s Sink) (int, *Violation) {
 	}
 	p.inFrame = false
 	if p.frame.op.control() {
-		return n, r.complete(p.frame, p.control, s)
+		return n, r.complete(p.frame, p.control, f)
 	}
 	if !p.frame.fin {
 		return n, nil
 	}
 	if p.kind == OpText && p.tailLen > 0 {
-		return n, &Violation{1007, "a text message ends inside a character"}
+		return n, notUTF8("a text message ends inside a character")
 	}
 	kind, message := p.kind, p.message
 	p.kind, p.message = 0, nil
-	s.Message(kind == OpText, message)
+	if p.deflated {
+		return n, f.inflate(kind, message)
+	}
+	f.sink.Message(kind == OpText, message)
 	return n, nil
 }
 
@@ -291,22 +328,29 @@ func (p *partial) text(b []byte) bool {
 }
 
 // complete hands over a control frame, or a message that came in one frame.
-func (r *Reader) complete(h header, payload []byte, s Sink) *Violation {
-	switch h.op {
-	case OpText:
-		if !utf8.Valid(payload) {
-			return &Violation{1007, "a text message is not UTF-8"}
-		}
-		s.Message(true, payload)
-	case OpBinary:
-		s.Message(false, payload)
-	case OpPing:
-		s.Ping(payload)
-	case OpPong:
-		s.Pong(payload)
-	case OpClose:
-		return r.close(payload, s)
+func (r *Reader) complete(h header, payload []byte, f *reading) *Violation {
+	if h.deflated {
+		return f.inflate(h.op, payload)
 	}
+	switch h.op {
+	case OpText, OpBinary:
+		return f.message(h.op, payload)
+	case OpPing:
+		f.sink.Ping(payload)
+	case OpPong:
+		f.sink.Pong(payload)
+	case OpClose:
+		return r.close(payload, f.sink)
+	}
+	return nil
+}
+
+// message hands over a message that lies whole in memory.
+func (f *reading) message(kind Op, payload []byte) *Violation {
+	if kind == OpText && !utf8.Valid(payload) {
+		return notUTF8("a text message is not UTF-8")
+	}
+	f.sink.Message(kind == OpText, payload)
 	return nil
 }
 
@@ -325,7 +369,7 @@ func (r *Reader) close(payload []byte, s Sink) *Violation {
 		return violation("close status %d must not be sent", status)
 	}
 	if !utf8.Valid(reason) {
-		return &Violation{1007, "the reason of a close frame is not UTF-8"}
+		return notUTF8("the reason of a close frame is not UTF-8")
 	}
 	s.Close(status, reason)
 	return nil
@@ -341,17 +385,17 @@ func validStatus(s uint16) bool {
 }
 
 // parseHeader reads a client's frame header; n is 0 when it is cut.
-func parseHeader(b []byte) (h header, n int, v *Violation) {
+func parseHeader(b []byte, deflate bool) (h header, n int, v *Violation) {
 	if len(b) < 2 {
 		if len(b) == 1 {
-			v = checkFirst(b[0])
+			v = checkFirst(b[0], deflate)
 		}
 		return h, 0, v
 	}
-	if v := checkFirst(b[0]); v != nil {
+	if v := checkFirst(b[0], deflate); v != nil {
 		return h, 0, v
 	}
-	h.op, h.fin = Op(b[0]&0x0f), b[0]&0x80 != 0
+	h.op, h.fin, h.deflated = Op(b[0]&0x0f), b[0]&0x80 != 0, b[0]&rsv1 != 0
 	length, extra := int(b[1]&0x7f), 0
 	switch {
 	case b[1]&0x80 == 0:
@@ -387,13 +431,21 @@ func parseHeader(b []byte) (h header, n int, v *Violation) {
 	return h, n, nil
 }
 
-func checkFirst(b byte) *Violation {
-	if b&0x70 != 0 {
-		return violation("a reserved bit is set and no extension was negotiated (RFC 6455 §5.2)")
+// rsv1 marks the first frame of a compressed message (RFC 7692 §6).
+const rsv1 = 0x40
+
+func checkFirst(b byte, deflate bool) *Violation {
+	op := Op(b & 0x0f)
+	switch reserved := b & 0x70; {
+	case reserved == 0:
+	case reserved != rsv1 || !deflate:
+		return violation("a reserved bit is set and no extension was negotiated for it (RFC 6455 §5.2)")
+	case op.control(), op == OpContinuation:
+		return violation("only the first frame of a message says that it is compressed, and no control frame is (RFC 7692 §6.1)")
 	}
-	switch Op(b & 0x0f) {
+	switch op {
 	case OpContinuation, OpText, OpBinary, OpClose, OpPing, OpPong:
 		return nil
 	}
-	return violation("opcode %d is reserved (RFC 6455 §5.2)", b&0x0f)
+	return violation("opcode %d is reserved (RFC 6455 §5.2)", op)
 }

@@ -17,6 +17,14 @@ import (
 type Request interface {
 	Header(name string) ([]byte, bool)
 	Has(name, token string) bool
+	// Tokens calls fn for each element of a comma-separated header.
+	Tokens(name string, fn func(token []byte) bool)
+}
+
+// Answer is a handshake that was accepted.
+type Answer struct {
+	Response []byte
+	Deflate  bool // compression was negotiated
 }
 
 // Check refuses what is no WebSocket handshake, and says how to fix it
@@ -37,11 +45,12 @@ func Check(r Request) *wire.Error {
 }
 
 // Accept makes the 101 response to a head that passed Check. protocol is the
-// sub-protocol that the caller selected out of the offer, empty for none.
+// sub-protocol that the caller selected out of the offer, empty for none; deflate
+// allows compression, if the client offers it.
 //
 // The Upgrader sees the handshake in its plainest form: it would refuse
 // "Upgrade: h2c, websocket", or a Connection header on two lines.
-func Accept(r Request, protocol string) ([]byte, error) {
+func Accept(r Request, protocol string, deflate bool) (a Answer, err error) {
 	key, _ := r.Header("Sec-WebSocket-Key")
 	head := append([]byte("GET / HTTP/1.1\r\nHost: -\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"+
 		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: "), key...)
@@ -50,13 +59,20 @@ func Accept(r Request, protocol string) ([]byte, error) {
 		head = append(head, "\r\nSec-WebSocket-Protocol: "+protocol...)
 		u.Protocol = func([]byte) bool { return true }
 	}
+	if deflate {
+		if extension := Deflate(r); extension != "" {
+			a.Deflate = true
+			u.Header = ws.HandshakeHeaderString("Sec-WebSocket-Extensions: " + extension + "\r\n")
+		}
+	}
 	head = append(head, "\r\n\r\n"...)
 	var out bytes.Buffer
-	_, err := u.Upgrade(struct {
+	_, err = u.Upgrade(struct {
 		io.Reader
 		io.Writer
 	}{bytes.NewReader(head), &out})
-	return out.Bytes(), err
+	a.Response = out.Bytes()
+	return a, err
 }
 
 // AppendFrame appends an unmasked, unfragmented frame (RFC 6455 §5.2).

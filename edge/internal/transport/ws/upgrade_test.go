@@ -82,7 +82,8 @@ func TestCheck(t *testing.T) {
 // checkAccept holds a 101 against RFC 6455 §4.2.2 and its example.
 func checkAccept(t *testing.T, h Request, protocol string) {
 	t.Helper()
-	b, err := Accept(h, protocol)
+	a, err := Accept(h, protocol, false)
+	b := a.Response
 	if err != nil {
 		t.Fatal(err)
 	}
