@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"cmp"
 	"errors"
 	"math/rand/v2"
 	"slices"
@@ -96,6 +97,7 @@ type question struct {
 	head     uint64
 	sure     bool // the mirror is known to have reached head
 	asked    time.Time
+	mirror   error // why the mirror did not answer, though the stream did
 }
 
 // over reports that an answer which is behind is good enough from now on.
@@ -145,6 +147,7 @@ func (q *question) origin(list []history.Stored, mirror error) {
 	q.c.u.opts.Store.Newest(q.stream.Name, q.subjects, func(stored []history.Stored, upTo uint64, err error) {
 		switch {
 		case err == nil && upTo >= q.head:
+			q.mirror = mirror
 			q.done(stored, nil)
 		case mirror != nil && q.blind():
 			q.done(nil, mirror)
@@ -168,7 +171,7 @@ func (q *question) again() bool {
 func (q *question) wait(then func()) { time.AfterFunc(Pause(time.Since(q.asked)), then) }
 
 func (q *question) done(list []history.Stored, err error) {
-	q.c.u.sighted(err)
+	q.c.u.sighted(cmp.Or(err, q.mirror))
 	q.c.link.post(func() {
 		found := make(map[string]*history.Stored, len(list))
 		for i := range list {
