@@ -4,6 +4,8 @@ package proto
 
 import _ "embed"
 
+//go:generate go test . -run Generated -update
+
 // OpenAPI describes control's HTTP API (OpenAPI 3.1).
 //
 //go:embed openapi.yaml

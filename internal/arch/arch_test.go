@@ -18,6 +18,7 @@ var table = []arch.Package{
 	{Path: "proto/grant", Imports: []string{"proto/subject"}, Why: "grants are patterns over rooms"},
 	{Path: "proto/policy", Imports: []string{"proto/subject"}, Why: "policies are patterns over rooms"},
 	{Path: "proto/clientpb", Why: "client.proto, generated: for clients, and for the tests of proto/wire"},
+	{Path: "proto/buspb", Why: "bus.proto, generated: what edges report to control"},
 	{Path: "proto/wire", Imports: []string{"proto/subject", "proto/grant"}, Why: "the client protocol names rooms"},
 
 	// Shared leaves. They know the contract and never a program.

@@ -3,4 +3,4 @@
 // tested against this.
 package clientpb
 
-//go:generate go test . -update
+//go:generate go test . -run Vectors -update

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/hex"
 	"encoding/json"
+	"flag"
 	"os"
 	"slices"
 	"strings"
@@ -18,6 +19,8 @@ import (
 )
 
 const vectors = "../testdata/vectors/"
+
+var update = flag.Bool("update", false, "write protobuf.json anew")
 
 // protobuf.json has what the other files have in JSON. It is made here, by the
 // rules of client.proto and by generated code; the tests of proto/wire hold the

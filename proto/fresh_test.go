@@ -1,4 +1,4 @@
-package clientpb_test
+package proto_test
 
 import (
 	"bytes"
@@ -6,6 +6,8 @@ import (
 	"flag"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/bufbuild/protocompile"
@@ -15,15 +17,20 @@ import (
 	"google.golang.org/protobuf/types/pluginpb"
 )
 
-var update = flag.Bool("update", false, "write client.pb.go anew")
-
-const source, generated = "client.proto", "client.pb.go"
+var update = flag.Bool("update", false, "write the generated code anew")
 
 // The generator is the one of the protobuf module in go.mod, so its version is
 // that of the code it is compiled with.
 func TestTheGeneratedCodeIsFresh(t *testing.T) {
+	for _, name := range []string{"client", "bus"} {
+		t.Run(name, func(t *testing.T) { checkFresh(t, name+".proto", name+"pb") })
+	}
+}
+
+func checkFresh(t *testing.T, source, folder string) {
+	generated := filepath.Join(folder, strings.TrimSuffix(source, ".proto")+".pb.go")
 	compiler := protocompile.Compiler{
-		Resolver:       &protocompile.SourceResolver{ImportPaths: []string{".."}},
+		Resolver:       &protocompile.SourceResolver{ImportPaths: []string{"."}},
 		SourceInfoMode: protocompile.SourceInfoStandard,
 	}
 	files, err := compiler.Compile(context.Background(), source)
@@ -32,7 +39,7 @@ func TestTheGeneratedCodeIsFresh(t *testing.T) {
 	}
 	request, err := proto.Marshal(&pluginpb.CodeGeneratorRequest{
 		FileToGenerate: []string{source},
-		Parameter:      proto.String("module=nabat/proto/clientpb"),
+		Parameter:      proto.String("module=nabat/proto/" + folder),
 		ProtoFile:      []*descriptorpb.FileDescriptorProto{protoutil.ProtoFromFileDescriptor(files[0])},
 	})
 	if err != nil {
@@ -56,6 +63,6 @@ func TestTheGeneratedCodeIsFresh(t *testing.T) {
 		}
 	}
 	if got, err := os.ReadFile(generated); err != nil || !bytes.Equal(got, want) {
-		t.Errorf("%s is not what %s makes (%v): run go generate ./proto/clientpb", generated, source, err)
+		t.Errorf("%s is not what %s makes (%v): run go generate ./proto", generated, source, err)
 	}
 }

@@ -1,0 +1,2 @@
+// Package buspb is bus.proto as Go code: what edges report to control.
+package buspb
