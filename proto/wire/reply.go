@@ -162,6 +162,7 @@ const (
 	GapOverload    = "edge_overload"    // the node could not keep up
 	GapCut         = HistoryCut         // the room's history no longer has them
 	GapUnavailable = HistoryUnavailable // the room's history can not be read now
+	GapNotStored   = "not_stored"       // the room's history takes nothing now; what comes has no offset
 )
 
 // Page answers a history command: messages in order, oldest first. More says

@@ -112,6 +112,11 @@ func New(m wire.Message, exclude string) *Message {
 	return &Message{Message: m, Exclude: exclude}
 }
 
+// Silent is m for those who have its content already: it only moves the room on.
+func (m *Message) Silent() *Message {
+	return &Message{Message: wire.Message{Room: m.Room, Offset: m.Offset}, Prev: m.Prev, Hidden: true}
+}
+
 // Notice makes a notice to the members of room.
 func Notice(room string, notice wire.Value) *Message {
 	return &Message{Message: wire.Message{Room: room}, notice: notice}

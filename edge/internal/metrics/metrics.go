@@ -116,6 +116,7 @@ type Bus struct {
 	Bytes      uint64
 	Lost       map[string]uint64 // by reason
 	Degraded   bool              // history can not be read
+	Unstored   uint64            // messages handed out of rooms whose stream had no leader
 	Recoveries uint64            // rooms that read what they had missed
 	Cuts       uint64            // times that continuity could not be proven
 	Sweeps     uint64            // reads of a stream as a whole after an outage
@@ -152,6 +153,7 @@ var help = []struct{ name, text, label string }{
 	{"lagging", "Subscriptions that are behind their room and catch up.", ""},
 	{"history_degraded", "1 while history can not be read.", ""},
 	{"history_recoveries_total", "Rooms that read what the node had missed.", ""},
+	{"history_unstored_total", "Messages handed out without an offset because their stream had no leader.", ""},
 	{"history_cuts_total", "Times that a room's continuity could not be proven; each is announced by a gap.", ""},
 	{"history_sweeps_total", "Times that a stream was read as a whole, because many rooms had missed something.", ""},
 	{"history_replays_total", "Reads of history for clients that came back or lag.", ""},
@@ -216,6 +218,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	send("history_degraded", prometheus.GaugeValue, degraded)
 	send("history_recoveries_total", prometheus.CounterValue, float64(b.Recoveries))
+	send("history_unstored_total", prometheus.CounterValue, float64(b.Unstored))
 	send("history_cuts_total", prometheus.CounterValue, float64(b.Cuts))
 	send("history_sweeps_total", prometheus.CounterValue, float64(b.Sweeps))
 	send("history_replays_total", prometheus.CounterValue, float64(b.Replays))

@@ -208,6 +208,9 @@ func (l *link) take(m *nats.Msg) {
 	l.u.bytes.Add(uint64(len(m.Data)))
 	switch r := l.bySubject[m.Subject]; {
 	case r == nil:
+		l.u.pulses.answered(m)
+	case r.chain != nil && m.Subject == r.source.stored:
+		l.takeUnstored(r, m)
 	case r.chain != nil:
 		l.takeStored(r, m)
 	case r.loops != 0:
@@ -282,7 +285,7 @@ func (l *link) confirm(ctx context.Context) {
 // who wants the room asks again.
 func (l *link) forbidden(subj string) {
 	r := l.bySubject[subj]
-	if r == nil {
+	if r == nil || subj != r.source.subject { // rooms are heard as far as permissions go
 		return
 	}
 	if r.sub != nil {
@@ -323,11 +326,14 @@ func (l *link) interrupted() {
 // reconnect. Rooms without history can only be told that something may be lost.
 func (l *link) resumed() {
 	for _, r := range l.byName {
-		if r.chain != nil {
-			l.whole.broken(r)
-		} else {
+		switch {
+		case r.chain == nil:
 			l.gap(r, wire.Gap{Reason: wire.GapReconnected})
+			continue
+		case r.ear != nil && r.ear.sub != nil:
+			l.gap(r, wire.Gap{Reason: wire.GapNotStored})
 		}
+		l.whole.broken(r)
 	}
 }
 
@@ -335,11 +341,17 @@ func (l *link) resumed() {
 func (l *link) due(now time.Time) {
 	l.losses.tell()
 	l.whole.dueTimers(now)
+	if l == l.u.live[0] {
+		l.u.pulses.look(l, now)
+	}
 	if now.Before(l.nextSweep) {
 		return
 	}
 	l.nextSweep = now.Add(l.u.opts.Linger / 8)
 	for _, r := range l.byName {
+		if r.ear != nil && r.ear.sub == nil && now.After(r.ear.until) {
+			r.ear = nil
+		}
 		if r.loops == 0 && !r.asked && now.Sub(r.idle) >= l.u.opts.Linger {
 			l.forget(r)
 		}

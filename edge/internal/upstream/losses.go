@@ -52,6 +52,8 @@ func (s *losses) count(sub *nats.Subscription) {
 	s.link.u.countLost(wire.GapOverload, uint64(lost))
 	switch r := s.link.bySubject[sub.Subject]; {
 	case r == nil:
+	case r.ear != nil && r.ear.sub == sub:
+		s.link.gap(r, wire.Gap{Reason: wire.GapNotStored})
 	case r.chain != nil:
 		s.link.whole.broken(r)
 	default:

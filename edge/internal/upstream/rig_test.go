@@ -130,7 +130,7 @@ func (in *inbox) of(room string) (texts []string) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	for _, m := range in.list {
-		if m.Room == room {
+		if m.Room == room && !m.Hidden {
 			texts = append(texts, text(m))
 		}
 	}

@@ -29,6 +29,8 @@ type room struct {
 
 	// Of a room with history; chain is nil for others.
 	chain    *resume.Chain[*frame.Message]
+	pulse    *pulse
+	ear      *ear // nil but while its stream has no leader, and a while after
 	recent   *recent
 	known    bool      // the room's place in its history is known
 	emitted  uint64    // offset of the last message handed to the loops
@@ -104,6 +106,9 @@ func (l *link) follow(r *room, src source) {
 		r.recent = newRecent(l.u.opts.RingCount, l.u.opts.RingBytes)
 		l.u.recents.put(r.name, src.stream.Epoch, r.recent)
 		l.whole.begin(r)
+		if r.pulse = l.u.pulses.take(src.stream.Name); r.pulse.silent.Load() {
+			l.hear(r)
+		}
 	}
 }
 
@@ -113,6 +118,11 @@ func (l *link) leaveSource(r *room) {
 	if r.sub != nil {
 		// An error means that the connection is closed: nothing to undo.
 		_ = r.sub.Unsubscribe()
+	}
+	l.unhear(r)
+	if r.pulse != nil {
+		l.u.pulses.leave(r.pulse)
+		r.pulse, r.ear = nil, nil
 	}
 	l.u.recents.drop(r.name)
 }
@@ -237,8 +247,10 @@ func (l *link) takeStored(r *room, m *nats.Msg) {
 		return
 	}
 	l.emit(r, r.chain.Live(entry(r.name, m.Header, m.Data, offset, prev)))
+	now := time.Now()
+	l.u.pulses.proven(r.pulse, now)
 	if r.chain.Ask() == resume.Nothing {
-		r.sound = time.Now()
+		r.sound = now
 	}
 	l.whole.attend(r)
 }
@@ -256,6 +268,9 @@ func (l *link) emit(r *room, list []resume.Entry[*frame.Message]) {
 		m.Prev, m.Deflater = r.emitted, r.source.deflate
 		r.emitted = e.Offset
 		r.recent.push(e)
+		if r.repeated(m) {
+			m = m.Silent() // for those who are up to date; who reads the ring was not there
+		}
 		l.put(m, r.loops)
 	}
 }

@@ -27,6 +27,7 @@ type sweep struct {
 	lists  map[string][]resume.Entry[*frame.Message]
 	next   uint64
 	until  uint64
+	origin bool // the stream itself is read, as its mirror is behind or does not answer
 }
 
 // catchUp reads what the rooms of a stream have missed: together, when
@@ -58,7 +59,11 @@ func (c *continuity) catchUp(stream policy.Stream, rooms []*room) {
 }
 
 func (s *sweep) read() {
-	s.c.u.opts.Store.Read(history.Read{Stream: s.stream.Mirror, From: s.next, Batch: sweepMessages, MaxBytes: sweepBytes},
+	copyName := s.stream.Mirror
+	if s.origin {
+		copyName = s.stream.Name
+	}
+	s.c.u.opts.Store.Read(history.Read{Stream: copyName, From: s.next, Batch: sweepMessages, MaxBytes: sweepBytes},
 		func(b history.Batch, err error) {
 			s.c.u.sighted(err)
 			for i := range b.Messages {
@@ -67,8 +72,17 @@ func (s *sweep) read() {
 					s.lists[m.Subject] = append(s.lists[m.Subject], entry(r.name, m.Header, m.Data, m.Sequence, 0))
 				}
 			}
-			if err == nil && b.More && b.Last < s.until {
+			if b.Last > 0 {
 				s.next = b.Last + 1
+			}
+			switch {
+			case s.next > s.until:
+				err = nil
+			case err == nil && b.More:
+				s.read()
+				return
+			case !s.origin:
+				s.origin = true
 				s.read()
 				return
 			}

@@ -56,6 +56,11 @@ func withHistory(t *testing.T, n *node) func(*settings) {
 // NATS may lose interest in subjects for good while everything looks well. The
 // audit finds it, and many rooms that missed something cost one read.
 func TestManyRoomsThatMissedSomethingAreReadTogether(t *testing.T) {
+	t.Run("from the mirror", func(t *testing.T) { missTogether(t, false) })
+	t.Run("from the stream, when the mirror is gone", func(t *testing.T) { missTogether(t, true) })
+}
+
+func missTogether(t *testing.T, gone bool) {
 	n := startNode(t, func(o *server.Options) { o.JetStream, o.StoreDir = true, t.TempDir() })
 	r := start(t, n.ClientURL(), withHistory(t, n))
 	const rooms = 300
@@ -78,6 +83,15 @@ func TestManyRoomsThatMissedSomethingAreReadTogether(t *testing.T) {
 		close(lost)
 	})
 	<-lost
+	if gone {
+		js, err := jetstream.New(r.pub)
+		if err == nil {
+			err = js.DeleteStream(t.Context(), "NABAT_all_k1_H")
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
 	for i := range rooms {
 		r.publish("room."+room(i), fmt.Sprint(rooms+i+1), nil)
 	}

@@ -76,6 +76,7 @@ type Upstream struct {
 	publish *publisher
 	recents recents
 	replays replays
+	pulses  pulses
 
 	// mu guards lost.
 	mu   sync.Mutex
@@ -85,6 +86,7 @@ type Upstream struct {
 	messages, bytes, reconnects atomic.Uint64
 	rooms                       atomic.Int64
 	recoveries, cuts, sweeps    atomic.Uint64
+	unstored                    atomic.Uint64
 	blind                       atomic.Pointer[blindness] // why history can not be read; nil when it can
 }
 
@@ -94,7 +96,7 @@ func New(opts Options, connect Connect, inboxes []Inbox) (*Upstream, error) {
 		return nil, fmt.Errorf("%d loops: at most %d", len(inboxes), MaxLoops)
 	}
 	u := &Upstream{opts: opts, inboxes: inboxes, lost: make(map[string]uint64)}
-	u.replays.u = u
+	u.replays.u, u.pulses.u = u, u
 	for i := range opts.Live {
 		l := newLink(u)
 		if err := l.connect(connect, fmt.Sprintf("live-%d", i)); err != nil {
@@ -102,6 +104,10 @@ func New(opts Options, connect Connect, inboxes []Inbox) (*Upstream, error) {
 			return nil, err
 		}
 		u.live = append(u.live, l)
+	}
+	if err := u.pulses.listen(u.live[0]); err != nil {
+		u.closeLinks()
+		return nil, fmt.Errorf("subscribe to what streams answer: %w", err)
 	}
 	nc, err := connect("publish")
 	if err != nil {
@@ -250,9 +256,12 @@ func (u *Upstream) Ready() error {
 	return nil
 }
 
-// Degraded says why history can not be read though live messages flow; nil when
-// it can. Safe from any goroutine.
+// Degraded says why messages are not stored or history can not be read though
+// live messages flow; nil when all is well. Safe from any goroutine.
 func (u *Upstream) Degraded() error {
+	if stream := u.pulses.silent(); stream != "" {
+		return fmt.Errorf("messages are not stored: the stream %s has no leader", stream)
+	}
 	if b := u.blind.Load(); b != nil {
 		return fmt.Errorf("history can not be read: %w", b.err)
 	}
@@ -263,7 +272,7 @@ func (u *Upstream) Degraded() error {
 func (u *Upstream) State() metrics.Bus {
 	b := metrics.Bus{Connected: u.Ready() == nil, Messages: u.messages.Load(), Bytes: u.bytes.Load(),
 		Reconnects: u.reconnects.Load(), Lost: make(map[string]uint64),
-		Degraded: u.Degraded() != nil, Recoveries: u.recoveries.Load(), Cuts: u.cuts.Load(), Sweeps: u.sweeps.Load(), Replays: u.replays.count.Load()}
+		Degraded: u.Degraded() != nil, Unstored: u.unstored.Load(), Recoveries: u.recoveries.Load(), Cuts: u.cuts.Load(), Sweeps: u.sweeps.Load(), Replays: u.replays.count.Load()}
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	for reason, n := range u.lost {
