@@ -51,16 +51,23 @@ func newCluster(t testing.TB, set *policy.Set) *cluster {
 		t.Fatal(err)
 	}
 	t.Cleanup(c.nc.Close)
+	c.put(bus.BucketConfig, bus.KeyPolicies, set.Encode())
+	c.keys()
+	return c
+}
+
+// keys makes keys and publishes them.
+func (c *cluster) keys() {
+	c.t.Helper()
+	var err error
 	if c.hs, err = auth.GenerateHS256("h"); err != nil {
-		t.Fatal(err)
+		c.t.Fatal(err)
 	}
 	if c.ed, err = auth.GenerateEd25519("e"); err != nil {
-		t.Fatal(err)
+		c.t.Fatal(err)
 	}
-	c.put(bus.BucketConfig, bus.KeyPolicies, set.Encode())
 	c.put(bus.BucketConfig, bus.KeyJWKS, auth.EncodeJWKS(c.ed))
 	c.put(bus.BucketKeys, bus.KeySymmetric, auth.EncodeSymmetric(c.hs))
-	return c
 }
 
 func (c *cluster) put(bucket, key string, value []byte) {

@@ -24,12 +24,17 @@ import (
 // them into the set.
 func (c *cluster) kept(epoch string, h policy.History) policy.Stream {
 	c.t.Helper()
+	return c.keptBy(epoch, h, 1)
+}
+
+func (c *cluster) keptBy(epoch string, h policy.History, replicas int) policy.Stream {
+	c.t.Helper()
 	s := policy.Stream{Name: "NABAT_all_" + epoch, Mirror: "NABAT_all_" + epoch + bus.MirrorSuffix, Epoch: epoch}
 	js, err := jetstream.New(c.nc)
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	limits := jetstream.StreamConfig{Name: s.Name, Subjects: []string{"room.>"}, MaxAge: h.Age, MaxMsgsPerSubject: -1, AllowDirect: true,
+	limits := jetstream.StreamConfig{Name: s.Name, Subjects: []string{"room.>"}, MaxAge: h.Age, MaxMsgsPerSubject: -1, AllowDirect: true, Replicas: replicas,
 		RePublish: &jetstream.RePublish{Source: "room.>", Destination: bus.LivePrefix + "{{partition(1024)}}.>"}}
 	if h.Messages > 0 {
 		limits.MaxMsgsPerSubject = int64(h.Messages)
