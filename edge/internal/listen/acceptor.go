@@ -107,11 +107,11 @@ func (a *Acceptor) accept() {
 		if !a.open || a.pace.resting || !a.keepsPace() {
 			return
 		}
-		fd, sa, err := unix.Accept4(a.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
-		switch err {
-		case nil:
+		fd, client, errno := accept4(a.fd)
+		switch errno {
+		case 0:
 			a.pace.spend(a.limits.Rate)
-			a.take(fd, peer(sa))
+			a.take(fd, client)
 		case unix.EMFILE, unix.ENFILE:
 			a.shed()
 			return
@@ -130,7 +130,7 @@ func (a *Acceptor) shed() {
 		return
 	}
 	_ = unix.Close(a.spare)
-	if fd, _, err := unix.Accept4(a.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC); err == nil {
+	if fd, _, errno := accept4(a.fd); errno == 0 {
 		a.refuseNow(fd, "no_descriptors", a.full())
 	}
 	a.spare = openSpare()

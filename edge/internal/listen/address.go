@@ -7,8 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"nabat/proto/wire"
 )
 
@@ -63,9 +61,6 @@ func ParsePrefix(s string) (netip.Prefix, error) {
 func (p *Proxies) trusts(a netip.Addr) bool {
 	return a.IsValid() && slices.ContainsFunc(p.Trusted, func(n netip.Prefix) bool { return n.Contains(a) })
 }
-
-// peer is the address at the other end of an accepted socket.
-func peer(sa unix.Sockaddr) netip.Addr { return addrPort(sa).Addr().Unmap() }
 
 // forwarded is the client that the head names, seen from peer, which is
 // trusted: the right-most address that is not a trusted proxy's. What stands

@@ -63,13 +63,13 @@ func (h *Handshake) Ready(ev loop.Events) {
 			h.more = true // Progress goes on
 			return
 		}
-		n, err := unix.Read(h.fd, buf)
+		n, errno := readNow(h.fd, buf)
 		switch {
-		case err == unix.EINTR:
+		case errno == unix.EINTR:
 			continue
-		case err == unix.EAGAIN:
+		case errno == unix.EAGAIN:
 			return
-		case n <= 0:
+		case errno != 0 || n == 0:
 			h.endOfInput()
 			return
 		}

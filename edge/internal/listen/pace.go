@@ -74,8 +74,8 @@ func (a *Acceptor) relieve() {
 	}
 	surplus := a.surplus()
 	for range min(surplus, refusalsAtOnce) {
-		fd, _, err := unix.Accept4(a.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
-		if err != nil {
+		fd, _, errno := accept4(a.fd)
+		if errno != 0 {
 			return
 		}
 		a.counts.Accepted.Add(1)

@@ -264,8 +264,8 @@ func (l *Loop) runAgain() {
 
 // serveConnections hands out one batch of connection events.
 func (l *Loop) serveConnections() {
-	n, err := unix.EpollWait(l.inner, l.events, 0)
-	if err != nil {
+	n, errno := ready(l.inner, l.events)
+	if errno != 0 {
 		return // EINTR: the outer epoll reports the inner one again
 	}
 	for i := range l.events[:n] {
@@ -291,10 +291,10 @@ func (l *Loop) serveTimer() {
 func (l *Loop) Add(fd int, h Handler) (Ref, error) {
 	ref := l.table.add(fd, h)
 	ev := unix.EpollEvent{Events: connectionEvents, Fd: int32(ref.Slot), Pad: int32(ref.Generation)}
-	if err := unix.EpollCtl(l.inner, unix.EPOLL_CTL_ADD, fd, &ev); err != nil {
+	if errno := watch(l.inner, fd, &ev); errno != 0 {
 		l.table.remove(ref)
-		_ = unix.Close(fd)
-		return Ref{}, fmt.Errorf("epoll_ctl add: %w", err)
+		closeSocket(fd)
+		return Ref{}, fmt.Errorf("epoll_ctl add: %w", errno)
 	}
 	l.conns.Add(1)
 	return ref, nil
@@ -317,7 +317,7 @@ func (l *Loop) Remove(ref Ref) bool {
 		return false
 	}
 	// Closing the only reference takes it out of the inner epoll as well.
-	_ = unix.Close(fd)
+	closeSocket(fd)
 	l.conns.Add(-1)
 	if l.removed != nil {
 		l.removed(ref)
