@@ -147,14 +147,19 @@ func (c *cluster) token(k *auth.SigningKey, user string, ttl time.Duration, g *g
 // until polls a condition.
 func until(t testing.TB, what string, ok func() bool) {
 	t.Helper()
+	within(t, patience, what, ok)
+}
+
+func within(t testing.TB, limit time.Duration, what string, ok func() bool) {
+	t.Helper()
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
-	deadline := time.After(patience)
+	deadline := time.After(limit)
 	for !ok() {
 		select {
 		case <-tick.C:
 		case <-deadline:
-			t.Fatalf("not in %s: %s", patience, what)
+			t.Fatalf("not in %s: %s", limit, what)
 		}
 	}
 }

@@ -121,7 +121,8 @@ func (h *Handshake) flush() {
 			return
 		}
 		if full {
-			return // epoll reports room
+			h.acceptor.loop.AwaitRoom(h.ref)
+			return
 		}
 	}
 }

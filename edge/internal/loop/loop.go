@@ -30,7 +30,8 @@ const (
 	ReadBufferBytes = 64 << 10
 
 	maxEventsPerTurn = 512
-	connectionEvents = unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET
+	// Not EPOLLOUT: a new socket is writable, and would wake the loop to say so.
+	connectionEvents = unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLET
 )
 
 // Events says what the kernel reported of a descriptor. They are hints: after
@@ -291,13 +292,26 @@ func (l *Loop) serveTimer() {
 func (l *Loop) Add(fd int, h Handler) (Ref, error) {
 	ref := l.table.add(fd, h)
 	ev := unix.EpollEvent{Events: connectionEvents, Fd: int32(ref.Slot), Pad: int32(ref.Generation)}
-	if errno := watch(l.inner, fd, &ev); errno != 0 {
+	if errno := control(l.inner, unix.EPOLL_CTL_ADD, fd, &ev); errno != 0 {
 		l.table.remove(ref)
 		closeSocket(fd)
 		return Ref{}, fmt.Errorf("epoll_ctl add: %w", errno)
 	}
 	l.conns.Add(1)
 	return ref, nil
+}
+
+// AwaitRoom makes the kernel report room in the connection's send buffer, from
+// now on: for who has met a full one. Room that is there by now is reported, too.
+func (l *Loop) AwaitRoom(ref Ref) {
+	e := l.table.entry(ref)
+	if e == nil || e.writes {
+		return
+	}
+	e.writes = true
+	ev := unix.EpollEvent{Events: connectionEvents | unix.EPOLLOUT, Fd: int32(ref.Slot), Pad: int32(ref.Generation)}
+	// It fails for want of a descriptor that is there, and of nothing else.
+	_ = control(l.inner, unix.EPOLL_CTL_MOD, int(e.fd), &ev)
 }
 
 // Swap gives the connection another handler: a handshake becomes a WebSocket.

@@ -15,9 +15,9 @@ func ready(epoll int, events []unix.EpollEvent) (int, unix.Errno) {
 	return int(n), errno
 }
 
-// watch adds a descriptor.
-func watch(epoll, fd int, ev *unix.EpollEvent) unix.Errno {
-	_, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(epoll), unix.EPOLL_CTL_ADD, uintptr(fd), uintptr(unsafe.Pointer(ev)), 0, 0)
+// control adds or changes what is watched of a descriptor.
+func control(epoll, op, fd int, ev *unix.EpollEvent) unix.Errno {
+	_, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(epoll), uintptr(op), uintptr(fd), uintptr(unsafe.Pointer(ev)), 0, 0)
 	return errno
 }
 

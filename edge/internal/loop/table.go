@@ -13,6 +13,7 @@ type entry struct {
 	generation uint32
 	wake       uint32 // tick of the pending deadline, 0 for none
 	again      bool   // on the list of those who go on reading in the next turn
+	writes     bool   // room in the send buffer is reported
 }
 
 func (t *table) add(fd int, h Handler) Ref {
@@ -25,7 +26,7 @@ func (t *table) add(fd int, h Handler) Ref {
 		t.entries = append(t.entries, entry{generation: 1})
 	}
 	e := &t.entries[slot]
-	e.handler, e.fd, e.wake, e.again = h, int32(fd), 0, false
+	e.handler, e.fd, e.wake, e.again, e.writes = h, int32(fd), 0, false, false
 	return Ref{slot, e.generation}
 }
 

@@ -456,8 +456,12 @@ func (w *Writer) put(o *Out, b []byte) (int, error) {
 	switch errno {
 	case 0:
 		w.stats.bytes += uint64(n)
+		if n < len(b) {
+			w.loop.AwaitRoom(o.ref)
+		}
 		return n, nil
 	case unix.EAGAIN, unix.EINTR, unix.ENOBUFS:
+		w.loop.AwaitRoom(o.ref)
 		return 0, nil
 	case unix.EPIPE, unix.ECONNRESET:
 		return 0, errClosedByPeer

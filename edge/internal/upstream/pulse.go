@@ -15,6 +15,10 @@ import (
 // nobody else, says how it is.
 const streamInfo = "$JS.API.STREAM.INFO."
 
+// deaf is for how long a follower was not heard of when it counts as gone. It
+// answers its leader's heartbeats, which come each second.
+const deaf = 5 * time.Second
+
 // overlap is how long rooms are still heard on their own subjects once their
 // stream is led again: messages are under way on both.
 const overlap = time.Second
@@ -97,10 +101,10 @@ func (s *pulses) listen(l *link) error {
 // silent for a quarter of the patience: a stream that only gets another leader is
 // back sooner, mostly. Owner: the dispatcher of the first link.
 func (s *pulses) look(l *link, now time.Time) {
-	limit := s.u.opts.Patience / 4
-	if limit == 0 {
+	if s.u.opts.Patience == 0 {
 		return
 	}
+	limit := max(s.u.opts.Patience/4, time.Second)
 	connected := l.nc.IsConnected()
 	s.mu.Lock()
 	var fallen, risen []*pulse
@@ -161,14 +165,34 @@ func (s *pulses) answered(m *nats.Msg) bool {
 	p := s.asked[m.Subject]
 	delete(s.asked, m.Subject)
 	s.mu.Unlock()
-	var info struct {
-		Error *struct{} `json:"error"`
-		State *struct{} `json:"state"`
-	}
-	if p != nil && json.Unmarshal(m.Data, &info) == nil && info.Error == nil && info.State != nil {
+	if p != nil && stores(m.Data) {
 		s.proven(p, time.Now())
 	}
 	return true
+}
+
+// stores reports whether a stream that answers so can store: its leader notices
+// only after 10 to 20 s that it has lost the others, and stores nothing meanwhile.
+func stores(answer []byte) bool {
+	var info struct {
+		State   *struct{} `json:"state"` // nil in an error
+		Cluster struct {
+			Replicas []struct {
+				Offline bool          `json:"offline"`
+				Active  time.Duration `json:"active"` // since it was heard of
+			} `json:"replicas"` // without the leader
+		} `json:"cluster"`
+	}
+	if json.Unmarshal(answer, &info) != nil || info.State == nil {
+		return false
+	}
+	alive := 1
+	for _, r := range info.Cluster.Replicas {
+		if !r.Offline && r.Active < deaf {
+			alive++
+		}
+	}
+	return 2*alive > 1+len(info.Cluster.Replicas)
 }
 
 // proven notes that a stream has stored or answered.

@@ -20,7 +20,7 @@ func TestAStreamThatStoresNothingDoesNotSilenceItsRooms(t *testing.T) {
 	history := withHistory(t, n)
 	r := start(t, n.ClientURL(), func(s *settings) {
 		history(s)
-		s.opts.Patience = 2 * time.Second
+		s.opts.Patience = time.Second
 	})
 	r.acquire("a", 0)
 	r.acquire("b", 0)
