@@ -2,6 +2,7 @@ package edge
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"nabat/edge/internal/frame"
@@ -197,6 +198,7 @@ func (q *request) readRooms(head *listen.Head, rooms []string) {
 
 // ask adds rooms, from where the client stands in them.
 func (q *request) ask(rooms []string) {
+	q.rooms = slices.Grow(q.rooms, len(rooms))
 	for _, room := range rooms {
 		want := session.Want{Room: room, Epoch: q.places[room].Epoch, Offset: q.places[room].Offset}
 		if q.foreign {

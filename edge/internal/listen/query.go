@@ -21,11 +21,11 @@ func (h *Head) QueryAll(name string) (list []string, err error) {
 		var pair []byte
 		pair, rest, more = bytes.Cut(rest, []byte("&"))
 		k, v, _ := bytes.Cut(pair, []byte("="))
-		key, err := unescape(k)
+		same, err := isKey(k, name)
 		if err != nil {
 			return nil, err
 		}
-		if key != name {
+		if !same {
 			continue
 		}
 		value, err := unescape(v)
@@ -37,10 +37,19 @@ func (h *Head) QueryAll(name string) (list []string, err error) {
 	return list, nil
 }
 
+// isKey reports whether the key k, which may be escaped, is name.
+func isKey(k []byte, name string) (bool, error) {
+	if bytes.IndexByte(k, '%') < 0 && bytes.IndexByte(k, '+') < 0 {
+		return string(k) == name, nil // no copy is made to compare
+	}
+	key, err := unescape(k)
+	return key == name, err
+}
+
 var errEscape = errors.New("listen: bad percent-encoding")
 
 func unescape(b []byte) (string, error) {
-	if !bytes.ContainsAny(b, "%+") {
+	if bytes.IndexByte(b, '%') < 0 && bytes.IndexByte(b, '+') < 0 {
 		return string(b), nil
 	}
 	out := make([]byte, 0, len(b))

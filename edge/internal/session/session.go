@@ -5,6 +5,7 @@ package session
 
 import (
 	"fmt"
+	"slices"
 
 	"nabat/proto/grant"
 	"nabat/proto/policy"
@@ -273,21 +274,30 @@ func (c call) checkRooms(id *Identity, rooms []Want, have int) *wire.Error {
 // withGranted is rooms and those that id's token joins, none of them twice: the
 // first request for a room counts.
 func withGranted(rooms []Want, id *Identity) []Want {
-	seen := make(map[string]bool, len(rooms))
-	list := make([]Want, 0, len(rooms))
+	var granted []string
+	if id != nil && id.Grant != nil {
+		granted = id.Grant.Rooms
+	}
+	list := make([]Want, 0, len(rooms)+len(granted))
+	const few = 16 // as many are found sooner without an index
+	var seen map[string]bool
+	if cap(list) > few {
+		seen = make(map[string]bool, cap(list))
+	}
 	add := func(w Want) {
-		if !seen[w.Room] {
-			seen[w.Room] = true
-			list = append(list, w)
+		if seen[w.Room] || seen == nil && slices.ContainsFunc(list, func(have Want) bool { return have.Room == w.Room }) {
+			return
 		}
+		if seen != nil {
+			seen[w.Room] = true
+		}
+		list = append(list, w)
 	}
 	for _, w := range rooms {
 		add(w)
 	}
-	if id != nil && id.Grant != nil {
-		for _, room := range id.Grant.Rooms {
-			add(Want{Room: room})
-		}
+	for _, room := range granted {
+		add(Want{Room: room})
 	}
 	return list
 }
