@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"nabat/edge/internal/tracing"
 	"nabat/edge/internal/upstream"
 	"nabat/internal/config"
 )
@@ -130,6 +131,13 @@ type Config struct {
 	HistoryPatience time.Duration `config:"history_patience" help:"wait for a history that can not be read or lags behind, before clients are told"`
 	// HistoryRequests bounds the requests to the store under way. Default 8.
 	HistoryRequests int `config:"history_requests" help:"requests to the history store under way at a time"`
+	// TraceEndpoint is the URL of an OpenTelemetry collector that takes OTLP over
+	// HTTP, such as http://collector:4318. Messages whose publisher sent a
+	// traceparent with the sampled flag then make a span for each loop, from
+	// their arrival to the last socket. Default empty: none.
+	TraceEndpoint string `config:"trace_endpoint" help:"OpenTelemetry collector (OTLP over HTTP) that gets a span for each sampled message; empty for none"`
+	// TraceRate bounds the messages traced in a second. Default 100.
+	TraceRate int `config:"trace_rate" help:"messages traced in a second at most"`
 	// MaxInboxBytes bounds what waits for one loop. Default 64 MiB. Above it
 	// rooms lose messages, which is announced by gap.
 	MaxInboxBytes config.Bytes `config:"max_inbox_bytes" help:"bytes of messages that may wait for one loop"`
@@ -217,7 +225,7 @@ func Defaults() Config {
 		SendBuffer: 32 << 10, TCPNotSentLowat: 16 << 10, TCPKeepAlive: time.Minute,
 		PingInterval: 25 * time.Second, PongTimeout: 10 * time.Second, CloseTimeout: 5 * time.Second,
 		ExpiryWarning: time.Minute, Drain: 10 * time.Second,
-		LogLevel: "info", LogFormat: "text",
+		TraceRate: 100, LogLevel: "info", LogFormat: "text",
 	}
 }
 
@@ -258,6 +266,11 @@ func (c *Config) Check() error {
 	if _, err := c.proxies(); err != nil {
 		return err
 	}
+	if c.TraceEndpoint != "" {
+		if err := tracing.CheckEndpoint(c.TraceEndpoint); err != nil {
+			return fmt.Errorf("trace_endpoint: %w", err)
+		}
+	}
 	if err := c.checkTLS(); err != nil {
 		return err
 	}
@@ -286,6 +299,7 @@ func (c *Config) checkNumbers() error {
 		{"recent_bytes", int64(c.RecentBytes), 1 << 10, 64 << 20},
 		{"history_requests", int64(c.HistoryRequests), 1, 256},
 		{"max_inbox_bytes", int64(c.MaxInboxBytes), 1 << 20, 16 << 30},
+		{"trace_rate", int64(c.TraceRate), 1, 1e6},
 		{"max_rooms", int64(c.MaxRooms), 1, 1 << 16},
 		{"max_bad_commands", int64(c.MaxBadCommands), 1, 1<<16 - 1},
 		{"max_in_flight", int64(c.MaxInFlight), 1, 1<<16 - 1},

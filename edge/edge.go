@@ -27,6 +27,7 @@ import (
 	"nabat/edge/internal/metrics"
 	"nabat/edge/internal/seats"
 	"nabat/edge/internal/tlsconn"
+	"nabat/edge/internal/tracing"
 	"nabat/edge/internal/upstream"
 	"nabat/internal/auth"
 	"nabat/internal/bus"
@@ -43,6 +44,7 @@ type Edge struct {
 	origins   *origins
 	verifier  *auth.Verifier
 	verifiers *verifiers
+	tracer    *tracing.Tracer // nil: nothing is traced
 	deflater  *frame.Deflater // nil: nobody may negotiate compression
 	control   *nats.Conn
 	recovery  *nats.Conn // history is read on a connection of its own
@@ -91,6 +93,9 @@ func New(cfg Config, log *slog.Logger, reg *prometheus.Registry) (*Edge, error) 
 		return nil, fmt.Errorf("random instance id: %w", err)
 	}
 	e.instance = binary.BigEndian.Uint64(id[:])
+	if err := e.startTracing(); err != nil {
+		return nil, err
+	}
 	if err := e.open(reg); err != nil {
 		e.close()
 		return nil, err
@@ -131,7 +136,7 @@ func (e *Edge) open(reg *prometheus.Registry) error {
 	e.upstream, err = upstream.New(upstream.Options{Prefix: e.cfg.SubjectPrefix, LivePrefix: bus.LivePrefix, Live: e.cfg.NATSConnections,
 		Queue: e.cfg.NATSQueue, PublishWait: 8192, Linger: e.cfg.RoomLinger, Confirm: e.cfg.NATSTimeout, Log: e.log,
 		Verify: e.cfg.HistoryVerify, Audit: e.cfg.HistoryAudit, Patience: e.cfg.HistoryPatience, RingCount: e.cfg.RecentMessages, RingBytes: int(e.cfg.RecentBytes),
-		Policy: e.policy, Store: e.history, Deflater: e.deflater}, connect, inboxes)
+		Policy: e.policy, Store: e.history, Deflater: e.deflater, Trace: e.trace()}, connect, inboxes)
 	if err != nil {
 		return err
 	}
@@ -308,6 +313,7 @@ func (e *Edge) close() {
 			w.engine.Wait()
 		}
 	}
+	e.stopTracing()
 	for _, nc := range []*nats.Conn{e.control, e.recovery} {
 		if nc != nil {
 			nc.Close()

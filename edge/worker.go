@@ -111,6 +111,21 @@ func (w *worker) EndTurn() {
 	w.behind.run()
 	w.writer.Flush()
 	w.hub.EndTurn()
+	if w.edge.tracer != nil {
+		w.traced()
+	}
+}
+
+// traced tells of messages that were handed out and written in this turn.
+func (w *worker) traced() {
+	for _, m := range w.taken {
+		if m.Trace == nil {
+			continue
+		}
+		if number, ok := w.hub.Number(m.Room); ok {
+			m.Trace.Delivered(w.index, w.hub.MembersOf(number), m.Offset)
+		}
+	}
 }
 
 // lose is called for messages that this loop had no room for.

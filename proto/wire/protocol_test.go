@@ -202,7 +202,7 @@ func TestTheReasonsOfTheText(t *testing.T) {
 		t.Errorf("recovered: false has %v, the code %v", got, want)
 	}
 	if got, want := names("| reason | in rooms | means |"),
-		[]string{GapSlow, GapReconnected, GapOverload, GapCut, GapUnavailable}; !slices.Equal(got, want) {
+		[]string{GapSlow, GapReconnected, GapOverload, GapCut, GapUnavailable, GapNotStored}; !slices.Equal(got, want) {
 		t.Errorf("gap has %v, the code %v", got, want)
 	}
 }

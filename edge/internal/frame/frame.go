@@ -100,11 +100,20 @@ type Message struct {
 	// policy of the room does not ask for that. To be set before m is shared.
 	Deflater *Deflater
 
+	// Trace is told when a loop has handed the message to its members; nil for
+	// most. To be set before m is shared.
+	Trace Trace
+
 	notice wire.Value // nil for a message
 	lazy   [2 * batches]struct {
 		once  sync.Once
 		bytes []byte
 	}
+}
+
+// Trace follows one message. Safe from any goroutine.
+type Trace interface {
+	Delivered(loop, members int, offset uint64)
 }
 
 // New makes a message. It keeps m's body.

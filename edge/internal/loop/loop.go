@@ -192,21 +192,6 @@ func (l *Loop) After(d time.Duration, fn func()) {
 	l.later = append(l.later, appointment{l.now.Add(d), fn})
 }
 
-func (l *Loop) serveAppointments() {
-	if len(l.later) == 0 {
-		return
-	}
-	list := l.later
-	l.later = nil
-	for _, a := range list {
-		if l.now.Before(a.at) {
-			l.later = append(l.later, a)
-		} else {
-			a.fn()
-		}
-	}
-}
-
 // Watch calls fn on the loop whenever fd is readable (level-triggered). It is
 // for the few long-lived descriptors such as listening sockets. Safe from any
 // goroutine.
@@ -284,7 +269,18 @@ func (l *Loop) serveTimer() {
 	var count [8]byte
 	_, _ = unix.Read(l.timer, count[:])
 	l.wheel.advance(l.now, &l.table)
-	l.serveAppointments()
+	if len(l.later) == 0 {
+		return
+	}
+	list := l.later
+	l.later = nil
+	for _, a := range list {
+		if l.now.Before(a.at) {
+			l.later = append(l.later, a)
+		} else {
+			a.fn()
+		}
+	}
 }
 
 // Add puts a connected, non-blocking descriptor on the loop. The loop owns fd

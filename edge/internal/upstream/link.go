@@ -41,6 +41,7 @@ type link struct {
 	whole     continuity
 	nextSweep time.Time
 	losses    losses
+	ears      ears
 
 	// mu guards the fields below.
 	mu          sync.Mutex
@@ -62,7 +63,7 @@ func newLink(u *Upstream) *link {
 	l := &link{u: u, queue: make(chan *nats.Msg, u.opts.Queue), wake: make(chan struct{}, 1), asks: make(chan struct{}, 1),
 		denied: newDenials(),
 		byName: make(map[string]*room), bySubject: make(map[string]*room)}
-	l.whole = continuity{u: u, link: l}
+	l.whole, l.ears = continuity{u: u, link: l}, ears{l}
 	l.losses = losses{link: l, told: make(map[*nats.Subscription]int)}
 	return l
 }
@@ -210,12 +211,13 @@ func (l *link) take(m *nats.Msg) {
 	case r == nil:
 		l.u.pulses.answered(m)
 	case r.chain != nil && m.Subject == r.source.stored:
-		l.takeUnstored(r, m)
+		l.ears.take(r, m)
 	case r.chain != nil:
 		l.takeStored(r, m)
 	case r.loops != 0:
 		shown, _ := decode(r.name, m.Header, m.Data)
 		shown.Deflater = r.source.deflate
+		l.u.trace(shown, m.Header)
 		l.put(shown, r.loops)
 	}
 }

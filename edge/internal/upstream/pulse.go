@@ -128,11 +128,11 @@ func (s *pulses) look(l *link, now time.Time) {
 	s.mu.Unlock()
 	for _, p := range fallen {
 		s.u.opts.Log.Warn("a stream has no leader: its rooms are heard without it, and nothing is stored", "stream", p.stream)
-		s.tell(func(l *link) { l.hearAll(p) })
+		s.tell(func(l *link) { l.ears.open(p) })
 	}
 	for _, p := range risen {
 		s.u.opts.Log.Info("a stream stores again", "stream", p.stream)
-		s.tell(func(l *link) { l.unhearAll(p) })
+		s.tell(func(l *link) { l.ears.shut(p) })
 	}
 }
 

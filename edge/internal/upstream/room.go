@@ -107,7 +107,7 @@ func (l *link) follow(r *room, src source) {
 		l.u.recents.put(r.name, src.stream.Epoch, r.recent)
 		l.whole.begin(r)
 		if r.pulse = l.u.pulses.take(src.stream.Name); r.pulse.silent.Load() {
-			l.hear(r)
+			l.ears.hear(r)
 		}
 	}
 }
@@ -119,7 +119,7 @@ func (l *link) leaveSource(r *room) {
 		// An error means that the connection is closed: nothing to undo.
 		_ = r.sub.Unsubscribe()
 	}
-	l.unhear(r)
+	l.ears.forget(r)
 	if r.pulse != nil {
 		l.u.pulses.leave(r.pulse)
 		r.pulse, r.ear = nil, nil
@@ -227,6 +227,7 @@ const (
 	headerSubject  = "Nats-Subject"
 	headerSequence = "Nats-Sequence"
 	headerLast     = "Nats-Last-Sequence"
+	headerTrace    = "traceparent"        // the publisher's, by W3C Trace Context
 	headerMarker   = "Nats-Marker-Reason" // a tombstone left by the store, not a message
 )
 
@@ -246,13 +247,24 @@ func (l *link) takeStored(r *room, m *nats.Msg) {
 		l.u.countLost("not_from_stream", 1)
 		return
 	}
-	l.emit(r, r.chain.Live(entry(r.name, m.Header, m.Data, offset, prev)))
+	e := entry(r.name, m.Header, m.Data, offset, prev)
+	l.u.trace(e.Item, m.Header)
+	l.emit(r, r.chain.Live(e))
 	now := time.Now()
 	l.u.pulses.proven(r.pulse, now)
 	if r.chain.Ask() == resume.Nothing {
 		r.sound = now
 	}
 	l.whole.attend(r)
+}
+
+// trace begins to follow a message that has arrived, if its publisher wants that.
+func (u *Upstream) trace(m *frame.Message, h nats.Header) {
+	if begin := u.opts.Trace; begin != nil {
+		if parent := last(h, headerTrace); parent != "" {
+			m.Trace = begin(parent, m.Room)
+		}
+	}
 }
 
 func entry(name string, h nats.Header, body []byte, offset, prev uint64) resume.Entry[*frame.Message] {

@@ -28,11 +28,14 @@ type ear struct {
 	ids   map[string]bool // Nats-Msg-Ids of those that were heard: a retry is no second message
 }
 
-// hearAll is called when a stream has no leader.
-func (l *link) hearAll(p *pulse) {
-	for _, r := range l.byName {
+// ears are those of one link's rooms. Owner: the link's dispatcher.
+type ears struct{ link *link }
+
+// open is called when a stream has no leader.
+func (s ears) open(p *pulse) {
+	for _, r := range s.link.byName {
 		if r.pulse == p {
-			l.hear(r)
+			s.hear(r)
 		}
 	}
 }
@@ -40,7 +43,8 @@ func (l *link) hearAll(p *pulse) {
 // hear makes a room be read on its own subject, beside the stored copies.
 // Members are told: what was published since the stream's last message without
 // waiting for an acknowledgement is lost.
-func (l *link) hear(r *room) {
+func (s ears) hear(r *room) {
+	l := s.link
 	if r.ear != nil && r.ear.sub != nil {
 		return
 	}
@@ -56,16 +60,18 @@ func (l *link) hear(r *room) {
 	l.gap(r, wire.Gap{Reason: wire.GapNotStored})
 }
 
-// unhearAll is called when a stream stores again.
-func (l *link) unhearAll(p *pulse) {
-	for _, r := range l.byName {
+// shut is called when a stream stores again.
+func (s ears) shut(p *pulse) {
+	for _, r := range s.link.byName {
 		if r.pulse == p {
-			l.unhear(r)
+			s.forget(r)
 		}
 	}
 }
 
-func (l *link) unhear(r *room) {
+// forget ends the subscription to a room's own subject.
+func (s ears) forget(r *room) {
+	l := s.link
 	if r.ear == nil || r.ear.sub == nil {
 		return
 	}
@@ -79,8 +85,9 @@ func (l *link) unhear(r *room) {
 	r.ear.sub, r.ear.until = nil, time.Now().Add(twinLife)
 }
 
-// takeUnstored hands out a message that may not be stored: without an offset.
-func (l *link) takeUnstored(r *room, m *nats.Msg) {
+// take hands out a message that may not be stored: without an offset.
+func (s ears) take(r *room, m *nats.Msg) {
+	l := s.link
 	shown, _ := decode(r.name, m.Header, m.Data)
 	if id := last(m.Header, nats.MsgIdHdr); id != "" {
 		if r.ear.ids[id] {
@@ -95,6 +102,7 @@ func (l *link) takeUnstored(r *room, m *nats.Msg) {
 	}
 	l.u.unstored.Add(1)
 	shown.Deflater = r.source.deflate
+	l.u.trace(shown, m.Header)
 	l.put(shown, r.loops)
 }
 

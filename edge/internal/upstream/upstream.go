@@ -65,6 +65,9 @@ type Options struct {
 	Store  Store
 	// Deflater compresses the messages of rooms whose policy asks for it; may be nil.
 	Deflater *frame.Deflater
+	// Trace begins to follow a message whose publisher sent traceparent; it may
+	// return nil. May be nil. Safe from any goroutine.
+	Trace func(traceparent, room string) frame.Trace
 }
 
 // Upstream is the NATS side of one edge.
