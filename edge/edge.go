@@ -22,6 +22,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"nabat/edge/internal/ask"
 	"nabat/edge/internal/frame"
 	"nabat/edge/internal/history"
 	"nabat/edge/internal/metrics"
@@ -48,6 +49,7 @@ type Edge struct {
 	recovery  *nats.Conn // history is read on a connection of its own
 	history   *history.Reader
 	upstream  *upstream.Upstream
+	calls     *ask.Asker // what clients call
 	workers   []*worker
 	addresses *seats.Table    // connections of each client address; nil: not counted
 	users     *seats.Table    // of each user; nil: not counted
@@ -135,6 +137,14 @@ func (e *Edge) open(reg *prometheus.Registry) error {
 	if err != nil {
 		return err
 	}
+	nc, err := connect("rpc")
+	if err != nil {
+		return err
+	}
+	if e.calls, err = ask.New(nc, e.cfg.MaxNodeRPC, e.cfg.RPCTimeout); err != nil {
+		nc.Close()
+		return err
+	}
 	if reg != nil {
 		return metrics.Register(reg, e.cfg.Node, e)
 	}
@@ -156,6 +166,7 @@ func (e *Edge) Run(ctx context.Context) error {
 	}
 	wg.Go(func() { e.upstream.Run(inner) })
 	wg.Go(func() { e.history.Run(inner) })
+	wg.Go(func() { e.calls.Run(inner) })
 	wg.Go(func() { e.verifiers.run(inner, max(1, e.cfg.Loops)) })
 	wg.Go(func() { e.watch(inner, js) })
 	for _, w := range e.workers {

@@ -45,6 +45,8 @@ const (
 	HeaderUser       = "Nabat-User"
 	HeaderConnection = "Nabat-Connection"
 	HeaderBody       = "Nabat-Body"
+	HeaderInfo       = "Nabat-Info"  // of requests: what the token says of the user, JSON
+	HeaderError      = "Nabat-Error" // of replies: the code of an error
 )
 
 // Options of a connection.
