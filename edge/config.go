@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"nabat/edge/internal/upstream"
+	"nabat/internal/bus"
 	"nabat/internal/config"
 	"nabat/proto/subject"
 )
@@ -40,6 +41,11 @@ type Config struct {
 	NATSURL string `config:"nats_url" help:"NATS servers, comma separated"`
 	// NATSCredentials is a credentials file (JWT and nkey seed).
 	NATSCredentials string `config:"nats_credentials" help:"file with NATS credentials"`
+	// NATSNKey is a file with the seed of an nkey, as nabat nkeys writes it.
+	NATSNKey string `config:"nats_nkey" help:"file with the seed of a NATS nkey"`
+	// NATSInbox stands before the subjects that replies come to: a permission of
+	// this role alone. Default _INBOX_edge.
+	NATSInbox string `config:"nats_inbox" help:"prefix of the subjects that NATS replies come to"`
 	// NATSToken authenticates at NATS.
 	NATSToken string `config:"nats_token" help:"NATS token" secret:"true"`
 	// NATSConnections is how many connections rooms are spread over. Range 1–16.
@@ -225,7 +231,7 @@ type Config struct {
 func Defaults() Config {
 	return Config{
 		Listen: "127.0.0.1:8080", OpsListen: "127.0.0.1:9090",
-		NATSURL: "nats://127.0.0.1:4222", NATSConnections: 2, NATSQueue: 65536, NATSTimeout: 5 * time.Second,
+		NATSURL: "nats://127.0.0.1:4222", NATSInbox: bus.InboxEdge, NATSConnections: 2, NATSQueue: 65536, NATSTimeout: 5 * time.Second,
 		RPCPrefix: "rpc.", RPCTimeout: 10 * time.Second, MaxRPC: 16, MaxNodeRPC: 16384, MaxReplyBytes: 128 << 10,
 		SubjectPrefix: "room.", RoomLinger: 60 * time.Second, TokenLeeway: 5 * time.Second,
 		TLSMinVersion: "1.2", AcceptRate: 10000, AcceptWait: 2 * time.Second, Backlog: 4096,

@@ -118,6 +118,7 @@ func (e *Edge) open(reg *prometheus.Registry) error {
 	defer cancel()
 	connect := func(name string, options ...nats.Option) (*nats.Conn, error) {
 		return bus.Connect(ctx, bus.Options{URL: e.cfg.NATSURL, Credentials: e.cfg.NATSCredentials, Token: e.cfg.NATSToken,
+			NKey: e.cfg.NATSNKey, Inbox: e.cfg.NATSInbox,
 			Name: "nabat-edge " + e.cfg.Node + " " + name, Log: e.log}, options...)
 	}
 	if e.control, err = connect("control"); err != nil {

@@ -53,7 +53,9 @@ const (
 type Options struct {
 	URL         string // one server or several, separated by commas
 	Credentials string // file; empty for none
+	NKey        string // file with a seed; empty for none
 	Token       string
+	Inbox       string // prefix of the subjects that replies come to; empty for NATS's own
 	Name        string
 	Log         *slog.Logger
 }
@@ -86,12 +88,11 @@ func Connect(ctx context.Context, o Options, extra ...nats.Option) (*nats.Conn, 
 			log.Warn("NATS reported an error", "connection", o.Name, "error", err)
 		}),
 	}
-	if o.Credentials != "" {
-		options = append(options, nats.UserCredentials(o.Credentials))
+	identity, err := o.identity()
+	if err != nil {
+		return nil, err
 	}
-	if o.Token != "" {
-		options = append(options, nats.Token(o.Token))
-	}
+	options = append(options, identity...)
 	options = append(options, extra...)
 	for {
 		nc, err := nats.Connect(o.URL, options...)
