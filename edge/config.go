@@ -179,6 +179,18 @@ type Config struct {
 	// not bounded. Range of both 0–10^9.
 	RPCRate  int `config:"rpc_rate" help:"calls of one connection in a second; 0 for no bound"`
 	RPCBurst int `config:"rpc_burst" help:"calls of one connection at once; 0 for as many as rpc_rate"`
+	// UserMessageRate and UserByteRate bound the frames of all connections of one
+	// user to this node together, AddressMessageRate and AddressByteRate those of
+	// one address (IPv6: of one /64), in a second; at once, as many. Default 0: not
+	// bounded. Range 0–10^9, bytes 0–1 GiB.
+	UserMessageRate    int          `config:"user_message_rate" help:"frames of one user's connections in a second; 0 for no bound"`
+	UserByteRate       config.Bytes `config:"user_byte_rate" help:"bytes of those frames in a second; 0 for no bound"`
+	AddressMessageRate int          `config:"address_message_rate" help:"frames of one address's connections in a second; 0 for no bound"`
+	AddressByteRate    config.Bytes `config:"address_byte_rate" help:"bytes of those frames in a second; 0 for no bound"`
+	// NamespacePublishRate bounds what clients of this node publish in a second to
+	// all rooms whose first token is the same; at once, as many. Default 0: not
+	// bounded. Range 0–10^9.
+	NamespacePublishRate int `config:"namespace_publish_rate" help:"messages that clients publish in a second to rooms with the same first token; 0 for no bound"`
 	// MaxRateRefusals is how many commands these rates may refuse, less those that
 	// pass, before a connection is closed with 4103. Default 100. Range 1–65535.
 	MaxRateRefusals int `config:"max_rate_refusals" help:"commands refused by a rate before a connection is closed"`
@@ -333,6 +345,11 @@ func (c *Config) checkNumbers() error {
 		{"byte_burst", int64(c.ByteBurst), 0, 1 << 30},
 		{"subscribe_rate", int64(c.SubscribeRate), 0, 1e9},
 		{"subscribe_burst", int64(c.SubscribeBurst), 0, 1e9},
+		{"user_message_rate", int64(c.UserMessageRate), 0, 1e9},
+		{"user_byte_rate", int64(c.UserByteRate), 0, 1 << 30},
+		{"address_message_rate", int64(c.AddressMessageRate), 0, 1e9},
+		{"address_byte_rate", int64(c.AddressByteRate), 0, 1 << 30},
+		{"namespace_publish_rate", int64(c.NamespacePublishRate), 0, 1e9},
 		{"rpc_rate", int64(c.RPCRate), 0, 1e9},
 		{"rpc_burst", int64(c.RPCBurst), 0, 1e9},
 		{"max_rpc", int64(c.MaxRPC), 1, 1<<8 - 1},

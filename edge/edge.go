@@ -26,6 +26,7 @@ import (
 	"nabat/edge/internal/frame"
 	"nabat/edge/internal/history"
 	"nabat/edge/internal/metrics"
+	"nabat/edge/internal/quota"
 	"nabat/edge/internal/seats"
 	"nabat/edge/internal/tlsconn"
 	"nabat/edge/internal/upstream"
@@ -56,6 +57,8 @@ type Edge struct {
 	address   netip.AddrPort  // of the plain port; invalid without one
 	secure    netip.AddrPort  // of the port with TLS; invalid without one
 	tls       *tlsconn.Server // nil without one
+	quotas    *quota.Table    // rates that connections share
+	began     time.Time
 
 	// Atomic.
 	policies atomic.Pointer[policy.Set]
@@ -82,7 +85,8 @@ func New(cfg Config, log *slog.Logger, reg *prometheus.Registry) (*Edge, error) 
 	e := &Edge{cfg: cfg, log: log.With("node", cfg.Node), origins: newOrigins(cfg.Origins, cfg.Dev),
 		verifier: auth.NewVerifier(auth.Options{Issuer: cfg.Issuer, Audience: cfg.Audience, Leeway: cfg.TokenLeeway}),
 		failed:   make(chan error, 1), hurry: make(chan struct{})}
-	e.addresses, e.users = seats.NewTable(cfg.MaxConnectionsPerAddress), seats.NewTable(cfg.MaxConnectionsPerUser)
+	e.quotas, e.began = quota.NewTable(maxOwners), time.Now()
+	e.addresses, e.users = seats.NewTable(cfg.addressSeats()), seats.NewTable(cfg.MaxConnectionsPerUser)
 	if cfg.Compression == "on" {
 		// A loop compresses one message at a time.
 		e.deflater = frame.NewDeflater(int(cfg.CompressMinBytes), cfg.Loops)

@@ -36,6 +36,7 @@ var table = []arch.Package{
 	{Path: "edge/internal/frame", Imports: []string{"proto/wire"}, Why: "a message encoded once"},
 	{Path: "edge/internal/resume", Why: "the continuity of a room, as pure code"},
 	{Path: "edge/internal/rate", Why: "a token bucket; the caller has the clock"},
+	{Path: "edge/internal/quota", Imports: []string{"edge/internal/rate"}, Why: "buckets by whose they are, over all loops"},
 	{Path: "edge/internal/seats", Why: "counts connections by whose they are, over all loops"},
 	{Path: "edge/internal/session", Imports: []string{"edge/internal/rate", "proto/wire", "proto/grant", "proto/policy", "proto/subject"}, Why: "the protocol as a pure machine"},
 	{Path: "edge/internal/hub", Imports: []string{"edge/internal/frame"}, Why: "membership: which connection is in which room"},
@@ -50,7 +51,7 @@ var table = []arch.Package{
 	{Path: "edge/internal/transport/sse", Imports: []string{"edge/internal/frame", "edge/internal/loop", "edge/internal/transport", "proto/wire"}, Why: "event-stream bytes"},
 	{Path: "edge", Imports: []string{
 		"edge/internal/conflate", "edge/internal/frame", "edge/internal/history", "edge/internal/hub", "edge/internal/listen", "edge/internal/loop", "edge/internal/metrics", "edge/internal/outq", "edge/internal/resume",
-		"edge/internal/rate", "edge/internal/ask", "edge/internal/seats", "edge/internal/session", "edge/internal/tlsconn", "edge/internal/transport", "edge/internal/transport/sse", "edge/internal/transport/ws", "edge/internal/upstream",
+		"edge/internal/quota", "edge/internal/rate", "edge/internal/ask", "edge/internal/seats", "edge/internal/session", "edge/internal/tlsconn", "edge/internal/transport", "edge/internal/transport/sse", "edge/internal/transport/ws", "edge/internal/upstream",
 		"internal/auth", "internal/bus", "internal/config", "proto/grant", "proto/policy", "proto/subject", "proto/wire",
 	}, Why: "wires the edge: the only place where its parts meet"},
 

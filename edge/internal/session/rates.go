@@ -14,6 +14,7 @@ type Rates struct {
 	Bytes       rate.Limit // of those
 	Subscribes  rate.Limit // rooms in subscribe
 	Calls       rate.Limit // rpc
+	Shared      bool       // with others: Host.Within knows them
 	MaxRefusals int        // by these, before the connection is closed with 4103
 }
 
@@ -35,6 +36,23 @@ func (s *Session) metered() *meter {
 
 // withinRates takes one inbound object from the buckets, or refuses it.
 func (c call) withinRates(text []byte) bool {
+	if !withinOwn(c, text) {
+		return false
+	}
+	if !c.limits.Rates.Shared {
+		return true
+	}
+	reason, wait := c.host.Within(c.ref, c.identity, len(text))
+	if wait == 0 {
+		return true
+	}
+	var cmd wire.Command
+	_ = c.Encoding.Parse(text, &cmd) // only for its id
+	c.overRate(&cmd, reason, wait)
+	return false
+}
+
+func withinOwn(c call, text []byte) bool {
 	r := &c.limits.Rates
 	if !r.Messages.On() && !r.Bytes.On() {
 		return true

@@ -24,6 +24,7 @@ var rewrite = flag.Bool("rewrite", false, "write what the scripts print into the
 //
 //	limits   rooms=8 bad=3 in-flight=4 bytes=16 connect=10 warning=60
 //	rates    messages=10/20 bytes=1000/2000 subscribes=5/10 calls=1/2 refusals=3   PER SECOND/BURST
+//	shared-rate over|within
 //	open-rpc PATTERN …                    methods for clients without a token
 //	full     USER …                       the edge counts no more connections of these
 //	policy   PATTERN [publish] [anonymous-subscribe] [anonymous-publish]
@@ -95,6 +96,8 @@ func (h *host) input(line string) error {
 	verb, rest, _ := strings.Cut(line, " ")
 	words := strings.Fields(rest)
 	switch verb {
+	case "shared-rate":
+		h.limits.Rates.Shared, h.shared = true, rest == "over"
 	case "open-rpc":
 		h.limits.AnonymousRPC = words
 	case "limits":

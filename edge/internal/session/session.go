@@ -66,6 +66,10 @@ type Host interface {
 	Name(ref Ref) (session, node string)
 	// Send queues an answer or a notice, in the client's encoding.
 	Send(ref Ref, object wire.Object)
+	// Within takes an object of so many bytes from the rates that the client shares
+	// with others. Where it is over one, it says which, and for how many
+	// nanoseconds.
+	Within(ref Ref, id *Identity, bytes int) (reason string, wait int64)
 	// Refused counts an error that was sent.
 	Refused(code wire.Code)
 	// WakeAt asks for Wake at a unix time in seconds, or earlier.
