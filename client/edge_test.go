@@ -218,6 +218,59 @@ func TestWithARealEdge(t *testing.T) {
 	}
 }
 
+func TestCallsOfARealEdge(t *testing.T) {
+	r := newEdges(t, nil)
+	for subject, answer := range map[string]func(*nats.Msg) *nats.Msg{
+		"rpc.echo": func(m *nats.Msg) *nats.Msg { return &nats.Msg{Data: m.Data} },
+		"rpc.fails": func(*nats.Msg) *nats.Msg {
+			return &nats.Msg{Data: []byte("sold out"), Header: nats.Header{"Nabat-Error": {"409"}}}
+		},
+		"rpc.caller": func(m *nats.Msg) *nats.Msg { return &nats.Msg{Data: []byte(m.Header.Get("Nabat-User"))} },
+	} {
+		if _, err := r.nc.Subscribe(subject, func(m *nats.Msg) { _ = m.RespondMsg(answer(m)) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := r.nc.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	address, _ := r.start("127.0.0.1:0")
+	token := r.token(time.Hour, &grant.Grant{RPC: []string{"*"}})
+	c := dial(t, address, client.Options{Token: token})
+	k, err := client.Keep(limit(t), address, client.Options{Token: token})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer k.Close()
+	go func() {
+		for range k.Events() {
+		}
+	}()
+	for _, call := range []func(context.Context, string, any) (wire.Result, error){c.Call, k.Call} {
+		for _, p := range []struct {
+			method string
+			data   any
+			want   wire.Result
+		}{
+			{"echo", map[string]int{"n": 1}, wire.Result{Kind: wire.Data, Body: []byte(`{"n":1}`)}},
+			{"echo", []byte{0xff}, wire.Result{Kind: wire.Binary, Body: []byte{0xff}}},
+			{"echo", nil, wire.Result{Kind: wire.Text, Body: []byte{}}},
+			{"caller", nil, wire.Result{Kind: wire.Text, Body: []byte("alice")}},
+		} {
+			if got, err := call(limit(t), p.method, p.data); err != nil || got.Kind != p.want.Kind || string(got.Body) != string(p.want.Body) {
+				t.Errorf("%s(%v): %v %q, %v", p.method, p.data, got.Kind, got.Body, err)
+			}
+		}
+		var refused *wire.Error
+		if _, err := call(limit(t), "fails", nil); !errors.As(err, &refused) || refused.Code != wire.RPCFailed || refused.Backend != "409" || refused.Reason != "sold out" {
+			t.Errorf("fails: %v", err)
+		}
+		if _, err := call(limit(t), "nobody", nil); !errors.As(err, &refused) || refused.Code != wire.NoResponders {
+			t.Errorf("nobody: %v", err)
+		}
+	}
+}
+
 func TestRefusalsOfARealEdge(t *testing.T) {
 	r := newEdges(t, nil)
 	address, _ := r.start("127.0.0.1:0")

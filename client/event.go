@@ -48,6 +48,7 @@ type inbound struct {
 	Unsubscribed *struct{ Rooms []string }
 	Published    *wire.Position
 	History      *inboundPage
+	Result       *inbound
 	Gap          *wire.Gap
 	Lagging      *wire.Position
 	Reset        *wire.Position
@@ -76,10 +77,11 @@ type inboundError struct {
 	Code    wire.Code
 	Reason  string
 	RetryMS int `json:"retry_ms"`
+	Backend string
 }
 
 func (e *inboundError) wire() *wire.Error {
-	return &wire.Error{Code: e.Code, Reason: e.Reason, RetryMS: e.RetryMS}
+	return &wire.Error{Code: e.Code, Reason: e.Reason, RetryMS: e.RetryMS, Backend: e.Backend}
 }
 
 func (in *inbound) message() *wire.Message {

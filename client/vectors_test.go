@@ -1,6 +1,7 @@
 package client
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"os"
@@ -77,6 +78,22 @@ func TestReplyAndNoticeVectorsAreRead(t *testing.T) {
 					got, want = in.Connected, new(wire.Connected)
 				case "subscribed":
 					got, want = in.Subscribed, new(struct{ Rooms []wire.Position })
+				case "result":
+					var value struct {
+						Data   json.RawMessage
+						Text   string
+						Base64 []byte
+					}
+					if err := json.Unmarshal(v.Value, &value); err != nil {
+						t.Fatal(err)
+					}
+					m := in.Result.message()
+					var data bytes.Buffer
+					_ = json.Compact(&data, value.Data) // empty where the body is another
+					if body := data.String() + value.Text + string(value.Base64); string(m.Body) != body {
+						t.Errorf("%s %q, want %q", m.Kind, m.Body, body)
+					}
+					return
 				case "unsubscribed":
 					got, want = in.Unsubscribed, new(struct{ Rooms []string })
 				case "published":
@@ -111,6 +128,7 @@ func TestErrorVectorsAreRead(t *testing.T) {
 		Value struct {
 			Reason  string
 			RetryMS int `json:"retry_ms"`
+			Backend string
 		}
 		JSON string
 	}
@@ -123,7 +141,7 @@ func TestErrorVectorsAreRead(t *testing.T) {
 		if err := json.Unmarshal([]byte(v.JSON), &in); err != nil || in.Error == nil {
 			t.Fatalf("%s: %v", v.JSON, err)
 		}
-		if diff := cmp.Diff(&wire.Error{Code: v.Code, Reason: v.Value.Reason, RetryMS: v.Value.RetryMS}, in.Error.wire()); diff != "" {
+		if diff := cmp.Diff(&wire.Error{Code: v.Code, Reason: v.Value.Reason, RetryMS: v.Value.RetryMS, Backend: v.Value.Backend}, in.Error.wire()); diff != "" {
 			t.Error(diff)
 		}
 	}

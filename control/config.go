@@ -25,6 +25,11 @@ type Config struct {
 	NATSURL string `config:"nats_url" help:"NATS servers, comma separated"`
 	// NATSCredentials is a credentials file (JWT and nkey seed).
 	NATSCredentials string `config:"nats_credentials" help:"file with NATS credentials"`
+	// NATSNKey is a file with the seed of an nkey, as nabat nkeys writes it.
+	NATSNKey string `config:"nats_nkey" help:"file with the seed of a NATS nkey"`
+	// NATSInbox stands before the subjects that replies come to: a permission of
+	// this role alone. Default _INBOX_control.
+	NATSInbox string `config:"nats_inbox" help:"prefix of the subjects that NATS replies come to"`
 	// NATSToken authenticates at NATS.
 	NATSToken string `config:"nats_token" help:"NATS token" secret:"true"`
 	// SubjectPrefix stands before the room in subjects.
@@ -65,7 +70,7 @@ type Config struct {
 
 // Defaults returns the configuration of a control that was told nothing.
 func Defaults() Config {
-	return Config{Listen: "127.0.0.1:8090", OpsListen: "127.0.0.1:9091", NATSURL: "nats://127.0.0.1:4222", SubjectPrefix: subject.RoomPrefix, LivePrefix: bus.LivePrefix,
+	return Config{Listen: "127.0.0.1:8090", OpsListen: "127.0.0.1:9091", NATSURL: "nats://127.0.0.1:4222", NATSInbox: bus.InboxControl, SubjectPrefix: subject.RoomPrefix, LivePrefix: bus.LivePrefix,
 		StreamVerify: 10 * time.Second, StreamGrace: 10 * time.Minute, Replicas: 1, TokenTTL: time.Hour, MaxTokenTTL: 30 * 24 * time.Hour, LogLevel: "info", LogFormat: "text"}
 }
 

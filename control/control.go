@@ -80,6 +80,7 @@ func (c *Control) open(key string, initial *policy.Set, reg *prometheus.Registry
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	if c.nc, err = bus.Connect(ctx, bus.Options{URL: c.cfg.NATSURL, Credentials: c.cfg.NATSCredentials, Token: c.cfg.NATSToken,
+		NKey: c.cfg.NATSNKey, Inbox: c.cfg.NATSInbox,
 		Name: "nabat-control", Log: c.log}); err != nil {
 		return err
 	}

@@ -77,6 +77,8 @@ func (c *Config) sessionRates() session.Rates {
 		Messages:    limit(int64(c.MessageRate), int64(c.MessageBurst)),
 		Bytes:       limit(int64(c.ByteRate), int64(c.ByteBurst)),
 		Subscribes:  limit(int64(c.SubscribeRate), int64(c.SubscribeBurst)),
+		Calls:       limit(int64(c.RPCRate), int64(c.RPCBurst)),
+		Shared:      c.UserMessageRate+c.AddressMessageRate > 0 || c.UserByteRate+c.AddressByteRate > 0,
 		MaxRefusals: c.MaxRateRefusals,
 	}
 }

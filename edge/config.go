@@ -12,7 +12,9 @@ import (
 
 	"nabat/edge/internal/tracing"
 	"nabat/edge/internal/upstream"
+	"nabat/internal/bus"
 	"nabat/internal/config"
+	"nabat/proto/subject"
 )
 
 // Config is everything that can be set for one edge node. Every field is a
@@ -40,6 +42,11 @@ type Config struct {
 	NATSURL string `config:"nats_url" help:"NATS servers, comma separated"`
 	// NATSCredentials is a credentials file (JWT and nkey seed).
 	NATSCredentials string `config:"nats_credentials" help:"file with NATS credentials"`
+	// NATSNKey is a file with the seed of an nkey, as nabat nkeys writes it.
+	NATSNKey string `config:"nats_nkey" help:"file with the seed of a NATS nkey"`
+	// NATSInbox stands before the subjects that replies come to: a permission of
+	// this role alone. Default _INBOX_edge.
+	NATSInbox string `config:"nats_inbox" help:"prefix of the subjects that NATS replies come to"`
 	// NATSToken authenticates at NATS.
 	NATSToken string `config:"nats_token" help:"NATS token" secret:"true"`
 	// NATSConnections is how many connections rooms are spread over. Range 1–16.
@@ -51,6 +58,22 @@ type Config struct {
 	NATSTimeout time.Duration `config:"nats_timeout" help:"wait for NATS to confirm a subscription or a publish"`
 	// SubjectPrefix stands before the room in subjects.
 	SubjectPrefix string `config:"subject_prefix" help:"subject prefix of rooms"`
+	// RPCPrefix stands before the method in subjects of calls.
+	RPCPrefix string `config:"rpc_prefix" help:"subject prefix of the methods that clients call"`
+	// RPCTimeout is how long a backend may take to answer a call. Default 10 s.
+	RPCTimeout time.Duration `config:"rpc_timeout" help:"time for a backend to answer a call"`
+	// AnonymousRPC are patterns of the methods that clients without a token may
+	// call. Default: none.
+	AnonymousRPC []string `config:"anonymous_rpc" help:"patterns of methods that clients without a token may call"`
+	// MaxRPC bounds the unanswered calls of one connection; they are in flight,
+	// too. Default 16. Range 1–255.
+	MaxRPC int `config:"max_rpc" help:"unanswered calls of one connection"`
+	// MaxNodeRPC bounds those of the node, also of clients that have gone. Default
+	// 16384. Range 1–2^20.
+	MaxNodeRPC int `config:"max_node_rpc" help:"unanswered calls of the node"`
+	// MaxReplyBytes bounds what a backend answers to a call: in JSON a text may
+	// need six times as much of max_queue_bytes. Default 128 KiB.
+	MaxReplyBytes config.Bytes `config:"max_reply_bytes" help:"size of a backend's answer to a call"`
 	// RoomLinger keeps the subscription of a room that its last member left.
 	RoomLinger time.Duration `config:"room_linger" help:"how long a room without members keeps its NATS subscription"`
 
@@ -160,6 +183,22 @@ type Config struct {
 	// subscribes to likewise. Default 0: not bounded. Range of both 0–10^9.
 	SubscribeRate  int `config:"subscribe_rate" help:"rooms that one connection subscribes to in a second; 0 for no bound"`
 	SubscribeBurst int `config:"subscribe_burst" help:"rooms that one connection subscribes to at once; 0 for as many as subscribe_rate"`
+	// RPCRate and RPCBurst bound the calls of one connection likewise. Default 0:
+	// not bounded. Range of both 0–10^9.
+	RPCRate  int `config:"rpc_rate" help:"calls of one connection in a second; 0 for no bound"`
+	RPCBurst int `config:"rpc_burst" help:"calls of one connection at once; 0 for as many as rpc_rate"`
+	// UserMessageRate and UserByteRate bound the frames of all connections of one
+	// user to this node together, AddressMessageRate and AddressByteRate those of
+	// one address (IPv6: of one /64), in a second; at once, as many. Default 0: not
+	// bounded. Range 0–10^9, bytes 0–1 GiB.
+	UserMessageRate    int          `config:"user_message_rate" help:"frames of one user's connections in a second; 0 for no bound"`
+	UserByteRate       config.Bytes `config:"user_byte_rate" help:"bytes of those frames in a second; 0 for no bound"`
+	AddressMessageRate int          `config:"address_message_rate" help:"frames of one address's connections in a second; 0 for no bound"`
+	AddressByteRate    config.Bytes `config:"address_byte_rate" help:"bytes of those frames in a second; 0 for no bound"`
+	// NamespacePublishRate bounds what clients of this node publish in a second to
+	// all rooms whose first token is the same; at once, as many. Default 0: not
+	// bounded. Range 0–10^9.
+	NamespacePublishRate int `config:"namespace_publish_rate" help:"messages that clients publish in a second to rooms with the same first token; 0 for no bound"`
 	// MaxRateRefusals is how many commands these rates may refuse, less those that
 	// pass, before a connection is closed with 4103. Default 100. Range 1–65535.
 	MaxRateRefusals int `config:"max_rate_refusals" help:"commands refused by a rate before a connection is closed"`
@@ -212,7 +251,8 @@ type Config struct {
 func Defaults() Config {
 	return Config{
 		Listen: "127.0.0.1:8080", OpsListen: "127.0.0.1:9090",
-		NATSURL: "nats://127.0.0.1:4222", NATSConnections: 2, NATSQueue: 65536, NATSTimeout: 5 * time.Second,
+		NATSURL: "nats://127.0.0.1:4222", NATSInbox: bus.InboxEdge, NATSConnections: 2, NATSQueue: 65536, NATSTimeout: 5 * time.Second,
+		RPCPrefix: "rpc.", RPCTimeout: 10 * time.Second, MaxRPC: 16, MaxNodeRPC: 16384, MaxReplyBytes: 128 << 10,
 		SubjectPrefix: "room.", RoomLinger: 60 * time.Second, TokenLeeway: 5 * time.Second,
 		TLSMinVersion: "1.2", AcceptRate: 10000, AcceptWait: 2 * time.Second, Backlog: 4096,
 		MaxHandshakes: 4096, MaxTLSHandshakes: 1024, HandshakeTimeout: 10 * time.Second, MaxHeadBytes: 16 << 10,
@@ -238,7 +278,7 @@ func (c *Config) Check() error {
 		key   string
 		value time.Duration
 	}{
-		{"nats_timeout", c.NATSTimeout}, {"history_verify", c.HistoryVerify}, {"history_audit", c.HistoryAudit}, {"history_patience", c.HistoryPatience}, {"handshake_timeout", c.HandshakeTimeout}, {"connect_timeout", c.ConnectTimeout},
+		{"nats_timeout", c.NATSTimeout}, {"rpc_timeout", c.RPCTimeout}, {"history_verify", c.HistoryVerify}, {"history_audit", c.HistoryAudit}, {"history_patience", c.HistoryPatience}, {"handshake_timeout", c.HandshakeTimeout}, {"connect_timeout", c.ConnectTimeout},
 		{"ping_interval", c.PingInterval}, {"pong_timeout", c.PongTimeout}, {"close_timeout", c.CloseTimeout},
 	} {
 		if d.value < 100*time.Millisecond || d.value > 24*time.Hour {
@@ -262,6 +302,11 @@ func (c *Config) Check() error {
 	}
 	if c.NATSURL == "" {
 		return errors.New("nats_url is empty: give at least one server, such as nats://127.0.0.1:4222")
+	}
+	for _, pattern := range c.AnonymousRPC {
+		if err := subject.CheckPattern(pattern); err != nil {
+			return fmt.Errorf("anonymous_rpc: %w", err)
+		}
 	}
 	if _, err := c.proxies(); err != nil {
 		return err
@@ -314,6 +359,16 @@ func (c *Config) checkNumbers() error {
 		{"byte_burst", int64(c.ByteBurst), 0, 1 << 30},
 		{"subscribe_rate", int64(c.SubscribeRate), 0, 1e9},
 		{"subscribe_burst", int64(c.SubscribeBurst), 0, 1e9},
+		{"user_message_rate", int64(c.UserMessageRate), 0, 1e9},
+		{"user_byte_rate", int64(c.UserByteRate), 0, 1 << 30},
+		{"address_message_rate", int64(c.AddressMessageRate), 0, 1e9},
+		{"address_byte_rate", int64(c.AddressByteRate), 0, 1 << 30},
+		{"namespace_publish_rate", int64(c.NamespacePublishRate), 0, 1e9},
+		{"rpc_rate", int64(c.RPCRate), 0, 1e9},
+		{"rpc_burst", int64(c.RPCBurst), 0, 1e9},
+		{"max_rpc", int64(c.MaxRPC), 1, 1<<8 - 1},
+		{"max_node_rpc", int64(c.MaxNodeRPC), 1, 1 << 20},
+		{"max_reply_bytes", int64(c.MaxReplyBytes), 1 << 10, 64 << 20},
 		{"max_rate_refusals", int64(c.MaxRateRefusals), 1, 1<<16 - 1},
 		{"send_buffer", int64(c.SendBuffer), 0, 64 << 20},
 		{"tcp_not_sent_lowat", int64(c.TCPNotSentLowat), 0, 64 << 20},

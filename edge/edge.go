@@ -22,9 +22,11 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"nabat/edge/internal/ask"
 	"nabat/edge/internal/frame"
 	"nabat/edge/internal/history"
 	"nabat/edge/internal/metrics"
+	"nabat/edge/internal/quota"
 	"nabat/edge/internal/seats"
 	"nabat/edge/internal/tlsconn"
 	"nabat/edge/internal/tracing"
@@ -50,12 +52,15 @@ type Edge struct {
 	recovery  *nats.Conn // history is read on a connection of its own
 	history   *history.Reader
 	upstream  *upstream.Upstream
+	calls     *ask.Asker // what clients call
 	workers   []*worker
 	addresses *seats.Table    // connections of each client address; nil: not counted
 	users     *seats.Table    // of each user; nil: not counted
 	address   netip.AddrPort  // of the plain port; invalid without one
 	secure    netip.AddrPort  // of the port with TLS; invalid without one
 	tls       *tlsconn.Server // nil without one
+	quotas    *quota.Table    // rates that connections share
+	began     time.Time
 
 	// Atomic.
 	policies atomic.Pointer[policy.Set]
@@ -82,7 +87,8 @@ func New(cfg Config, log *slog.Logger, reg *prometheus.Registry) (*Edge, error) 
 	e := &Edge{cfg: cfg, log: log.With("node", cfg.Node), origins: newOrigins(cfg.Origins, cfg.Dev),
 		verifier: auth.NewVerifier(auth.Options{Issuer: cfg.Issuer, Audience: cfg.Audience, Leeway: cfg.TokenLeeway}),
 		failed:   make(chan error, 1), hurry: make(chan struct{})}
-	e.addresses, e.users = seats.NewTable(cfg.MaxConnectionsPerAddress), seats.NewTable(cfg.MaxConnectionsPerUser)
+	e.quotas, e.began = quota.NewTable(maxOwners), time.Now()
+	e.addresses, e.users = seats.NewTable(cfg.addressSeats()), seats.NewTable(cfg.MaxConnectionsPerUser)
 	if cfg.Compression == "on" {
 		// A loop compresses one message at a time.
 		e.deflater = frame.NewDeflater(int(cfg.CompressMinBytes), cfg.Loops)
@@ -121,6 +127,7 @@ func (e *Edge) open(reg *prometheus.Registry) error {
 	defer cancel()
 	connect := func(name string, options ...nats.Option) (*nats.Conn, error) {
 		return bus.Connect(ctx, bus.Options{URL: e.cfg.NATSURL, Credentials: e.cfg.NATSCredentials, Token: e.cfg.NATSToken,
+			NKey: e.cfg.NATSNKey, Inbox: e.cfg.NATSInbox,
 			Name: "nabat-edge " + e.cfg.Node + " " + name, Log: e.log}, options...)
 	}
 	if e.control, err = connect("control"); err != nil {
@@ -138,6 +145,14 @@ func (e *Edge) open(reg *prometheus.Registry) error {
 		Verify: e.cfg.HistoryVerify, Audit: e.cfg.HistoryAudit, Patience: e.cfg.HistoryPatience, RingCount: e.cfg.RecentMessages, RingBytes: int(e.cfg.RecentBytes),
 		Policy: e.policy, Store: e.history, Deflater: e.deflater, Trace: e.trace()}, connect, inboxes)
 	if err != nil {
+		return err
+	}
+	nc, err := connect("rpc")
+	if err != nil {
+		return err
+	}
+	if e.calls, err = ask.New(nc, e.cfg.MaxNodeRPC, e.cfg.RPCTimeout); err != nil {
+		nc.Close()
 		return err
 	}
 	if reg != nil {
@@ -161,6 +176,7 @@ func (e *Edge) Run(ctx context.Context) error {
 	}
 	wg.Go(func() { e.upstream.Run(inner) })
 	wg.Go(func() { e.history.Run(inner) })
+	wg.Go(func() { e.calls.Run(inner) })
 	wg.Go(func() { e.verifiers.run(inner, max(1, e.cfg.Loops)) })
 	wg.Go(func() { e.watch(inner, js) })
 	for _, w := range e.workers {

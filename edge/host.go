@@ -134,6 +134,11 @@ func (h host) Refused(code wire.Code) { h.counts.Refusals.Add(string(code), 1) }
 // Publish implements session.Host: what a client publishes becomes an ordinary
 // NATS message, with the sender in headers that clients cannot set.
 func (h host) Publish(ref session.Ref, id *session.Identity, p *wire.Publication, done func(wire.Position, *wire.Error)) {
+	pol := h.Policy(p.Room)
+	if err := h.mayPublishNow(ref, id, pol, p); err != nil {
+		done(wire.Position{}, err)
+		return
+	}
 	m, err := h.message(ref, id, p)
 	if err != nil {
 		done(wire.Position{}, err)
@@ -141,7 +146,7 @@ func (h host) Publish(ref session.Ref, id *session.Identity, p *wire.Publication
 	}
 	at := wire.Position{Room: p.Room}
 	one := upstream.Publication{Message: m}
-	if pol := h.Policy(p.Room); pol != nil && pol.Stream != nil {
+	if pol != nil && pol.Stream != nil {
 		one.Stream, at.Epoch = pol.Stream.Name, pol.Stream.Epoch
 	}
 	one.Done = func(offset uint64, err error) {

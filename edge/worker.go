@@ -66,7 +66,8 @@ func newWorker(e *Edge, index int, sockets sockets) (*worker, error) {
 	w.inbox = hub.NewInbox(int(c.MaxInboxBytes), l.Kick)
 	w.writer = transport.NewWriter(l, w, w.counts, transport.Bounds{Queue: int(c.MaxQueueBytes), Lag: int(c.LagQueueBytes)})
 	w.limits = session.Limits{MaxRooms: c.MaxRooms, MaxBadCommands: c.MaxBadCommands, MaxInFlight: c.MaxInFlight,
-		MaxPublishBytes: int(c.MaxMessageBytes), ConnectTimeout: seconds(c.ConnectTimeout), ExpiryWarning: seconds(c.ExpiryWarning), MaxHistory: c.MaxHistory, Rates: c.sessionRates()}
+		MaxPublishBytes: int(c.MaxMessageBytes), ConnectTimeout: seconds(c.ConnectTimeout), ExpiryWarning: seconds(c.ExpiryWarning), MaxHistory: c.MaxHistory,
+		MaxCalls: c.MaxRPC, AnonymousRPC: c.AnonymousRPC, Rates: c.sessionRates()}
 	w.bounds = transport.Limits{MaxMessageBytes: int(c.MaxMessageBytes), PingInterval: c.PingInterval,
 		PongTimeout: c.PongTimeout, CloseTimeout: c.CloseTimeout}
 	w.env = &transport.Env{Loop: l, Writer: w.writer, Counts: w.counts, Host: w.host(), Session: &w.limits,

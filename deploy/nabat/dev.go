@@ -206,7 +206,7 @@ func (d *dev) edgeListen(i int) string {
 func (d *dev) edgeConfig(i int) edge.Config {
 	cfg := edge.Defaults()
 	cfg.Listen, cfg.NATSURL, cfg.Node = d.edgeListen(i), d.nats.URL(), "edge-"+strconv.Itoa(i)
-	cfg.Dev, cfg.Echo = true, true
+	cfg.Dev, cfg.Echo, cfg.AnonymousRPC = true, true, []string{">"}
 	cfg.Drain = time.Second // a person waits
 	return cfg
 }

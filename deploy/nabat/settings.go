@@ -61,7 +61,7 @@ func (s *settings) logTo(log *slog.Logger) {
 }
 
 // others are variables of this binary that are no setting of every program.
-var others = []string{"NABAT_CONFIG", "NABAT_EDGE", "NABAT_TOKEN", "NABAT_NATS_URL", "NABAT_NATS_CREDENTIALS", "NABAT_NATS_TOKEN", "NABAT_BROWSER"}
+var others = []string{"NABAT_CONFIG", "NABAT_EDGE", "NABAT_TOKEN", "NABAT_NATS_URL", "NABAT_NATS_CREDENTIALS", "NABAT_NATS_NKEY", "NABAT_NATS_INBOX", "NABAT_NATS_TOKEN", "NABAT_BROWSER"}
 
 // serviceLink is what Kubernetes puts into the environment for a Service whose
 // name begins with nabat.

@@ -45,13 +45,17 @@ const (
 	HeaderUser       = "Nabat-User"
 	HeaderConnection = "Nabat-Connection"
 	HeaderBody       = "Nabat-Body"
+	HeaderInfo       = "Nabat-Info"  // of requests: what the token says of the user, JSON
+	HeaderError      = "Nabat-Error" // of replies: the code of an error
 )
 
 // Options of a connection.
 type Options struct {
 	URL         string // one server or several, separated by commas
 	Credentials string // file; empty for none
+	NKey        string // file with a seed; empty for none
 	Token       string
+	Inbox       string // prefix of the subjects that replies come to; empty for NATS's own
 	Name        string
 	Log         *slog.Logger
 }
@@ -84,12 +88,11 @@ func Connect(ctx context.Context, o Options, extra ...nats.Option) (*nats.Conn, 
 			log.Warn("NATS reported an error", "connection", o.Name, "error", err)
 		}),
 	}
-	if o.Credentials != "" {
-		options = append(options, nats.UserCredentials(o.Credentials))
+	identity, err := o.identity()
+	if err != nil {
+		return nil, err
 	}
-	if o.Token != "" {
-		options = append(options, nats.Token(o.Token))
-	}
+	options = append(options, identity...)
 	options = append(options, extra...)
 	for {
 		nc, err := nats.Connect(o.URL, options...)

@@ -732,7 +732,7 @@ func (x *History) GetAfter() uint64 {
 	return 0
 }
 
-// Presence and Rpc are answered not_yet.
+// Presence is answered not_yet.
 type Presence struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -769,8 +769,16 @@ func (*Presence) Descriptor() ([]byte, []int) {
 	return file_client_proto_rawDescGZIP(), []int{8}
 }
 
+// Rpc has at most one body; without one it is an empty text.
 type Rpc struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Method string                 `protobuf:"bytes,1,opt,name=method,proto3" json:"method,omitempty"`
+	// Types that are valid to be assigned to Body:
+	//
+	//	*Rpc_Json
+	//	*Rpc_Text
+	//	*Rpc_Binary
+	Body          isRpc_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -804,6 +812,69 @@ func (x *Rpc) ProtoReflect() protoreflect.Message {
 func (*Rpc) Descriptor() ([]byte, []int) {
 	return file_client_proto_rawDescGZIP(), []int{9}
 }
+
+func (x *Rpc) GetMethod() string {
+	if x != nil {
+		return x.Method
+	}
+	return ""
+}
+
+func (x *Rpc) GetBody() isRpc_Body {
+	if x != nil {
+		return x.Body
+	}
+	return nil
+}
+
+func (x *Rpc) GetJson() []byte {
+	if x != nil {
+		if x, ok := x.Body.(*Rpc_Json); ok {
+			return x.Json
+		}
+	}
+	return nil
+}
+
+func (x *Rpc) GetText() string {
+	if x != nil {
+		if x, ok := x.Body.(*Rpc_Text); ok {
+			return x.Text
+		}
+	}
+	return ""
+}
+
+func (x *Rpc) GetBinary() []byte {
+	if x != nil {
+		if x, ok := x.Body.(*Rpc_Binary); ok {
+			return x.Binary
+		}
+	}
+	return nil
+}
+
+type isRpc_Body interface {
+	isRpc_Body()
+}
+
+type Rpc_Json struct {
+	Json []byte `protobuf:"bytes,2,opt,name=json,proto3,oneof"` // "data" in JSON: one JSON value
+}
+
+type Rpc_Text struct {
+	Text string `protobuf:"bytes,3,opt,name=text,proto3,oneof"`
+}
+
+type Rpc_Binary struct {
+	Binary []byte `protobuf:"bytes,4,opt,name=binary,proto3,oneof"` // "base64" in JSON: the bytes themselves
+}
+
+func (*Rpc_Json) isRpc_Body() {}
+
+func (*Rpc_Text) isRpc_Body() {}
+
+func (*Rpc_Binary) isRpc_Body() {}
 
 type Ping struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -890,6 +961,7 @@ type Object struct {
 	//	*Object_Published
 	//	*Object_Authed
 	//	*Object_History
+	//	*Object_Result
 	//	*Object_Pong
 	//	*Object_Error
 	//	*Object_Gap
@@ -1009,6 +1081,15 @@ func (x *Object) GetHistory() *HistoryPage {
 	return nil
 }
 
+func (x *Object) GetResult() *RpcResult {
+	if x != nil {
+		if x, ok := x.Kind.(*Object_Result); ok {
+			return x.Result
+		}
+	}
+	return nil
+}
+
 func (x *Object) GetPong() *Pong {
 	if x != nil {
 		if x, ok := x.Kind.(*Object_Pong); ok {
@@ -1104,8 +1185,12 @@ type Object_History struct {
 	History *HistoryPage `protobuf:"bytes,8,opt,name=history,proto3,oneof"`
 }
 
+type Object_Result struct {
+	// 9 is kept for presence.
+	Result *RpcResult `protobuf:"bytes,10,opt,name=result,proto3,oneof"`
+}
+
 type Object_Pong struct {
-	// 9 and 10 are kept for presence and rpc.
 	Pong *Pong `protobuf:"bytes,11,opt,name=pong,proto3,oneof"`
 }
 
@@ -1146,6 +1231,8 @@ func (*Object_Published) isObject_Kind() {}
 func (*Object_Authed) isObject_Kind() {}
 
 func (*Object_History) isObject_Kind() {}
+
+func (*Object_Result) isObject_Kind() {}
 
 func (*Object_Pong) isObject_Kind() {}
 
@@ -1667,18 +1754,118 @@ func (x *HistoryPage) GetMore() bool {
 	return false
 }
 
+// RpcResult is what the backend replied.
+type RpcResult struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Body:
+	//
+	//	*RpcResult_Json
+	//	*RpcResult_Text
+	//	*RpcResult_Binary
+	Body          isRpcResult_Body `protobuf_oneof:"body"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RpcResult) Reset() {
+	*x = RpcResult{}
+	mi := &file_client_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RpcResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RpcResult) ProtoMessage() {}
+
+func (x *RpcResult) ProtoReflect() protoreflect.Message {
+	mi := &file_client_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RpcResult.ProtoReflect.Descriptor instead.
+func (*RpcResult) Descriptor() ([]byte, []int) {
+	return file_client_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *RpcResult) GetBody() isRpcResult_Body {
+	if x != nil {
+		return x.Body
+	}
+	return nil
+}
+
+func (x *RpcResult) GetJson() []byte {
+	if x != nil {
+		if x, ok := x.Body.(*RpcResult_Json); ok {
+			return x.Json
+		}
+	}
+	return nil
+}
+
+func (x *RpcResult) GetText() string {
+	if x != nil {
+		if x, ok := x.Body.(*RpcResult_Text); ok {
+			return x.Text
+		}
+	}
+	return ""
+}
+
+func (x *RpcResult) GetBinary() []byte {
+	if x != nil {
+		if x, ok := x.Body.(*RpcResult_Binary); ok {
+			return x.Binary
+		}
+	}
+	return nil
+}
+
+type isRpcResult_Body interface {
+	isRpcResult_Body()
+}
+
+type RpcResult_Json struct {
+	Json []byte `protobuf:"bytes,1,opt,name=json,proto3,oneof"` // "data" in JSON: one JSON value, compact, in UTF-8
+}
+
+type RpcResult_Text struct {
+	Text string `protobuf:"bytes,2,opt,name=text,proto3,oneof"`
+}
+
+type RpcResult_Binary struct {
+	Binary []byte `protobuf:"bytes,3,opt,name=binary,proto3,oneof"` // "base64" in JSON: the bytes themselves
+}
+
+func (*RpcResult_Json) isRpcResult_Body() {}
+
+func (*RpcResult_Text) isRpcResult_Body() {}
+
+func (*RpcResult_Binary) isRpcResult_Body() {}
+
 type Error struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Code          string                 `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
 	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
 	RetryMs       int64                  `protobuf:"varint,3,opt,name=retry_ms,json=retryMs,proto3" json:"retry_ms,omitempty"`
+	Backend       string                 `protobuf:"bytes,4,opt,name=backend,proto3" json:"backend,omitempty"` // with rpc_failed: the code that the backend gave
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Error) Reset() {
 	*x = Error{}
-	mi := &file_client_proto_msgTypes[20]
+	mi := &file_client_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1690,7 +1877,7 @@ func (x *Error) String() string {
 func (*Error) ProtoMessage() {}
 
 func (x *Error) ProtoReflect() protoreflect.Message {
-	mi := &file_client_proto_msgTypes[20]
+	mi := &file_client_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1703,7 +1890,7 @@ func (x *Error) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error.ProtoReflect.Descriptor instead.
 func (*Error) Descriptor() ([]byte, []int) {
-	return file_client_proto_rawDescGZIP(), []int{20}
+	return file_client_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Error) GetCode() string {
@@ -1727,6 +1914,13 @@ func (x *Error) GetRetryMs() int64 {
 	return 0
 }
 
+func (x *Error) GetBackend() string {
+	if x != nil {
+		return x.Backend
+	}
+	return ""
+}
+
 type Gap struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Room          string                 `protobuf:"bytes,1,opt,name=room,proto3" json:"room,omitempty"`
@@ -1739,7 +1933,7 @@ type Gap struct {
 
 func (x *Gap) Reset() {
 	*x = Gap{}
-	mi := &file_client_proto_msgTypes[21]
+	mi := &file_client_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1751,7 +1945,7 @@ func (x *Gap) String() string {
 func (*Gap) ProtoMessage() {}
 
 func (x *Gap) ProtoReflect() protoreflect.Message {
-	mi := &file_client_proto_msgTypes[21]
+	mi := &file_client_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1764,7 +1958,7 @@ func (x *Gap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Gap.ProtoReflect.Descriptor instead.
 func (*Gap) Descriptor() ([]byte, []int) {
-	return file_client_proto_rawDescGZIP(), []int{21}
+	return file_client_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Gap) GetRoom() string {
@@ -1804,7 +1998,7 @@ type Expiring struct {
 
 func (x *Expiring) Reset() {
 	*x = Expiring{}
-	mi := &file_client_proto_msgTypes[22]
+	mi := &file_client_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1816,7 +2010,7 @@ func (x *Expiring) String() string {
 func (*Expiring) ProtoMessage() {}
 
 func (x *Expiring) ProtoReflect() protoreflect.Message {
-	mi := &file_client_proto_msgTypes[22]
+	mi := &file_client_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1829,7 +2023,7 @@ func (x *Expiring) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Expiring.ProtoReflect.Descriptor instead.
 func (*Expiring) Descriptor() ([]byte, []int) {
-	return file_client_proto_rawDescGZIP(), []int{22}
+	return file_client_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Expiring) GetSeconds() int64 {
@@ -1894,10 +2088,15 @@ const file_client_proto_rawDesc = "" +
 	"\x05after\x18\x04 \x01(\x04H\x00R\x05after\x88\x01\x01B\b\n" +
 	"\x06_after\"\n" +
 	"\n" +
-	"\bPresence\"\x05\n" +
-	"\x03Rpc\"\x06\n" +
+	"\bPresence\"k\n" +
+	"\x03Rpc\x12\x16\n" +
+	"\x06method\x18\x01 \x01(\tR\x06method\x12\x14\n" +
+	"\x04json\x18\x02 \x01(\fH\x00R\x04json\x12\x14\n" +
+	"\x04text\x18\x03 \x01(\tH\x00R\x04text\x12\x18\n" +
+	"\x06binary\x18\x04 \x01(\fH\x00R\x06binaryB\x06\n" +
+	"\x04body\"\x06\n" +
 	"\x04Ping\"\x06\n" +
-	"\x04Pong\"\xbf\x05\n" +
+	"\x04Pong\"\xee\x05\n" +
 	"\x06Object\x12\x13\n" +
 	"\x02id\x18\x01 \x01(\x04H\x01R\x02id\x88\x01\x01\x12-\n" +
 	"\amessage\x18\x02 \x01(\v2\x11.nabat.v1.MessageH\x00R\amessage\x123\n" +
@@ -1908,7 +2107,9 @@ const file_client_proto_rawDesc = "" +
 	"\funsubscribed\x18\x05 \x01(\v2\x16.nabat.v1.UnsubscribedH\x00R\funsubscribed\x122\n" +
 	"\tpublished\x18\x06 \x01(\v2\x12.nabat.v1.PositionH\x00R\tpublished\x12*\n" +
 	"\x06authed\x18\a \x01(\v2\x10.nabat.v1.AuthedH\x00R\x06authed\x121\n" +
-	"\ahistory\x18\b \x01(\v2\x15.nabat.v1.HistoryPageH\x00R\ahistory\x12$\n" +
+	"\ahistory\x18\b \x01(\v2\x15.nabat.v1.HistoryPageH\x00R\ahistory\x12-\n" +
+	"\x06result\x18\n" +
+	" \x01(\v2\x13.nabat.v1.RpcResultH\x00R\x06result\x12$\n" +
 	"\x04pong\x18\v \x01(\v2\x0e.nabat.v1.PongH\x00R\x04pong\x12'\n" +
 	"\x05error\x18\f \x01(\v2\x0f.nabat.v1.ErrorH\x00R\x05error\x12!\n" +
 	"\x03gap\x18\r \x01(\v2\r.nabat.v1.GapH\x00R\x03gap\x12*\n" +
@@ -1955,11 +2156,17 @@ const file_client_proto_rawDesc = "" +
 	"\x04room\x18\x01 \x01(\tR\x04room\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\tR\x05epoch\x12-\n" +
 	"\bmessages\x18\x03 \x03(\v2\x11.nabat.v1.MessageR\bmessages\x12\x12\n" +
-	"\x04more\x18\x04 \x01(\bR\x04more\"N\n" +
+	"\x04more\x18\x04 \x01(\bR\x04more\"Y\n" +
+	"\tRpcResult\x12\x14\n" +
+	"\x04json\x18\x01 \x01(\fH\x00R\x04json\x12\x14\n" +
+	"\x04text\x18\x02 \x01(\tH\x00R\x04text\x12\x18\n" +
+	"\x06binary\x18\x03 \x01(\fH\x00R\x06binaryB\x06\n" +
+	"\x04body\"h\n" +
 	"\x05Error\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x19\n" +
-	"\bretry_ms\x18\x03 \x01(\x03R\aretryMs\"U\n" +
+	"\bretry_ms\x18\x03 \x01(\x03R\aretryMs\x12\x18\n" +
+	"\abackend\x18\x04 \x01(\tR\abackend\"U\n" +
 	"\x03Gap\x12\x12\n" +
 	"\x04room\x18\x01 \x01(\tR\x04room\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x12\n" +
@@ -1980,7 +2187,7 @@ func file_client_proto_rawDescGZIP() []byte {
 	return file_client_proto_rawDescData
 }
 
-var file_client_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_client_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_client_proto_goTypes = []any{
 	(*Command)(nil),      // 0: nabat.v1.Command
 	(*Connect)(nil),      // 1: nabat.v1.Connect
@@ -2002,9 +2209,10 @@ var file_client_proto_goTypes = []any{
 	(*Unsubscribed)(nil), // 17: nabat.v1.Unsubscribed
 	(*Authed)(nil),       // 18: nabat.v1.Authed
 	(*HistoryPage)(nil),  // 19: nabat.v1.HistoryPage
-	(*Error)(nil),        // 20: nabat.v1.Error
-	(*Gap)(nil),          // 21: nabat.v1.Gap
-	(*Expiring)(nil),     // 22: nabat.v1.Expiring
+	(*RpcResult)(nil),    // 20: nabat.v1.RpcResult
+	(*Error)(nil),        // 21: nabat.v1.Error
+	(*Gap)(nil),          // 22: nabat.v1.Gap
+	(*Expiring)(nil),     // 23: nabat.v1.Expiring
 }
 var file_client_proto_depIdxs = []int32{
 	1,  // 0: nabat.v1.Command.connect:type_name -> nabat.v1.Connect
@@ -2026,21 +2234,22 @@ var file_client_proto_depIdxs = []int32{
 	14, // 16: nabat.v1.Object.published:type_name -> nabat.v1.Position
 	18, // 17: nabat.v1.Object.authed:type_name -> nabat.v1.Authed
 	19, // 18: nabat.v1.Object.history:type_name -> nabat.v1.HistoryPage
-	11, // 19: nabat.v1.Object.pong:type_name -> nabat.v1.Pong
-	20, // 20: nabat.v1.Object.error:type_name -> nabat.v1.Error
-	21, // 21: nabat.v1.Object.gap:type_name -> nabat.v1.Gap
-	14, // 22: nabat.v1.Object.reset:type_name -> nabat.v1.Position
-	14, // 23: nabat.v1.Object.lagging:type_name -> nabat.v1.Position
-	22, // 24: nabat.v1.Object.expiring:type_name -> nabat.v1.Expiring
-	10, // 25: nabat.v1.Object.ping:type_name -> nabat.v1.Ping
-	14, // 26: nabat.v1.Connected.rooms:type_name -> nabat.v1.Position
-	14, // 27: nabat.v1.Subscribed.rooms:type_name -> nabat.v1.Position
-	13, // 28: nabat.v1.HistoryPage.messages:type_name -> nabat.v1.Message
-	29, // [29:29] is the sub-list for method output_type
-	29, // [29:29] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	20, // 19: nabat.v1.Object.result:type_name -> nabat.v1.RpcResult
+	11, // 20: nabat.v1.Object.pong:type_name -> nabat.v1.Pong
+	21, // 21: nabat.v1.Object.error:type_name -> nabat.v1.Error
+	22, // 22: nabat.v1.Object.gap:type_name -> nabat.v1.Gap
+	14, // 23: nabat.v1.Object.reset:type_name -> nabat.v1.Position
+	14, // 24: nabat.v1.Object.lagging:type_name -> nabat.v1.Position
+	23, // 25: nabat.v1.Object.expiring:type_name -> nabat.v1.Expiring
+	10, // 26: nabat.v1.Object.ping:type_name -> nabat.v1.Ping
+	14, // 27: nabat.v1.Connected.rooms:type_name -> nabat.v1.Position
+	14, // 28: nabat.v1.Subscribed.rooms:type_name -> nabat.v1.Position
+	13, // 29: nabat.v1.HistoryPage.messages:type_name -> nabat.v1.Message
+	30, // [30:30] is the sub-list for method output_type
+	30, // [30:30] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_client_proto_init() }
@@ -2066,6 +2275,11 @@ func file_client_proto_init() {
 		(*Publish_Binary)(nil),
 	}
 	file_client_proto_msgTypes[7].OneofWrappers = []any{}
+	file_client_proto_msgTypes[9].OneofWrappers = []any{
+		(*Rpc_Json)(nil),
+		(*Rpc_Text)(nil),
+		(*Rpc_Binary)(nil),
+	}
 	file_client_proto_msgTypes[12].OneofWrappers = []any{
 		(*Object_Message)(nil),
 		(*Object_Connected)(nil),
@@ -2074,6 +2288,7 @@ func file_client_proto_init() {
 		(*Object_Published)(nil),
 		(*Object_Authed)(nil),
 		(*Object_History)(nil),
+		(*Object_Result)(nil),
 		(*Object_Pong)(nil),
 		(*Object_Error)(nil),
 		(*Object_Gap)(nil),
@@ -2088,13 +2303,18 @@ func file_client_proto_init() {
 		(*Message_Binary)(nil),
 	}
 	file_client_proto_msgTypes[14].OneofWrappers = []any{}
+	file_client_proto_msgTypes[20].OneofWrappers = []any{
+		(*RpcResult_Json)(nil),
+		(*RpcResult_Text)(nil),
+		(*RpcResult_Binary)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_client_proto_rawDesc), len(file_client_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   23,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

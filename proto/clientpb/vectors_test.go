@@ -126,7 +126,8 @@ func fromJSON(text string, into proto.Message) error {
 		}
 		o = map[string]json.RawMessage{"message": inner}
 	}
-	for key, names := range map[string][]string{"publish": {"data", "json", "base64", "binary"}, "expiring": {"in", "seconds"}, "history": nil} {
+	for key, names := range map[string][]string{"publish": {"data", "json", "base64", "binary"}, "rpc": {"data", "json", "base64", "binary"},
+		"result": {"data", "json", "base64", "binary"}, "expiring": {"in", "seconds"}, "history": nil} {
 		var fields map[string]json.RawMessage
 		if o[key] == nil || json.Unmarshal(o[key], &fields) != nil {
 			continue
@@ -148,10 +149,8 @@ func fromJSON(text string, into proto.Message) error {
 			return err
 		}
 	}
-	for _, key := range []string{"presence", "rpc"} {
-		if o[key] != nil {
-			o[key] = json.RawMessage("{}") // nothing is in them yet
-		}
+	if o["presence"] != nil {
+		o["presence"] = json.RawMessage("{}") // nothing is in it yet
 	}
 	all, err := marshal(o)
 	if err != nil {

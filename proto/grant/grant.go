@@ -63,6 +63,12 @@ func (g *Grant) MayReadHistory(room string) bool {
 	return g != nil && !matches(g.Deny, room) && matches(g.History, room)
 }
 
+// MayCall reports whether the grant lets its holder call method. It allocates
+// nothing.
+func (g *Grant) MayCall(method string) bool {
+	return g != nil && !matches(g.Deny, method) && matches(g.RPC, method)
+}
+
 func matches(patterns []string, room string) bool {
 	for _, p := range patterns {
 		if subject.Match(p, room) {

@@ -41,6 +41,9 @@ type Policy struct {
 	Compress  bool      `json:"compress,omitempty"` // for clients that negotiated it
 	Stream    *Stream   `json:"stream,omitempty"`   // nil: the rooms are read from their own subjects
 
+	Rates           *Rates `json:"rates,omitempty"`             // nil: not bounded
+	MaxMessageBytes int64  `json:"max_message_bytes,omitempty"` // of what clients publish; 0: the edge's and NATS's bound only
+
 	Conflation *Conflation `json:"conflate,omitempty"` // nil: every message is handed out
 }
 
@@ -136,6 +139,9 @@ func (s *Set) check(i int) error {
 	}
 	if c := p.Conflation; c != nil && c.Every != 0 && (c.Every < MinEvery || c.Every > MaxEvery) {
 		return fmt.Errorf("policy %q: conflate.every is %s: must be %s to %s", p.Match, c.Every, MinEvery, MaxEvery)
+	}
+	if err := p.checkBounds(); err != nil {
+		return fmt.Errorf("policy %q: %w", p.Match, err)
 	}
 	switch p.Slow {
 	case "", Lag, Conflate, Drop, Disconnect:

@@ -80,6 +80,22 @@ rooms:
 	}
 }
 
+func TestRatesAndSizes(t *testing.T) {
+	set, err := ParseYAML("p.yaml", []byte("rooms:\n - match: chat.>\n   rates: {publish: 5, burst: 20}\n   max_message_bytes: 4KiB\n - match: b\n   rates: {publish: 5}\n   max_message_bytes: 100\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p := set.For("chat.x"); *p.Rates != (Rates{5, 20}) || p.MaxMessageBytes != 4096 {
+		t.Errorf("%+v", p)
+	}
+	if p := set.For("b"); *p.Rates != (Rates{5, 0}) || p.MaxMessageBytes != 100 {
+		t.Errorf("%+v", p)
+	}
+	if again, err := Decode(set.Encode()); err != nil || !reflect.DeepEqual(again, set) {
+		t.Errorf("%+v, %v", again, err)
+	}
+}
+
 func TestConflation(t *testing.T) {
 	set, err := ParseYAML("p.yaml", []byte("rooms:\n - match: quotes.>\n   conflate: {every: 250ms}\n - match: b\n   slow: conflate\n - match: c\n   slow: drop\n   conflate: {every: 1s}\n"))
 	if err != nil {
@@ -126,6 +142,11 @@ func TestParseYAMLRefuses(t *testing.T) {
 		{"an unknown key in anonymous", "rooms:\n - match: a\n   anonymous: {read: true}", `unknown key "read" in anonymous`},
 		{"a bad slow rule", "rooms:\n - match: a\n   slow: wait", `slow is "wait": must be lag, conflate, drop or disconnect`},
 		{"lag without history", "rooms:\n - match: a\n   slow: lag", "p.yaml:2: policy \"a\": slow: lag needs history"},
+		{"rates without publish", "rooms:\n - match: a\n   rates: {burst: 3}", "p.yaml:2: policy \"a\": rates.publish is 0: must be 1 to 1000000"},
+		{"a burst below the rate", "rooms:\n - match: a\n   rates: {publish: 3, burst: 2}", "rates.burst is 2: must be rates.publish (3) to 1000000"},
+		{"an unknown rate", "rooms:\n - match: a\n   rates: {bytes: 2}", "p.yaml:3: unknown key \"bytes\" in rates"},
+		{"a size of messages that is none", "rooms:\n - match: a\n   max_message_bytes: big", `p.yaml:3: max_message_bytes is "big": must be a size`},
+		{"a size of messages beyond NATS's", "rooms:\n - match: a\n   max_message_bytes: 65MiB", "max_message_bytes is 68157440: must be 1 to 64MiB"},
 		{"latest without history", "rooms:\n - match: a\n   latest: true", "p.yaml:2: policy \"a\": latest needs history"},
 		{"an unknown key in conflate", "rooms:\n - match: a\n   conflate: {each: 1s}", `p.yaml:3: unknown key "each" in conflate`},
 		{"a conflation that is too fast", "rooms:\n - match: a\n   conflate: {every: 1ms}", `p.yaml:3: conflate.every is "1ms": must be a duration from 10ms to 1h0m0s`},

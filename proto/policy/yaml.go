@@ -110,6 +110,13 @@ func (p parser) policy(n *yaml.Node) (*Policy, error) {
 			return p.conflate(v, one.Conflation)
 		case "compress":
 			return p.flag(v, key, &one.Compress)
+		case "rates":
+			one.Rates = &Rates{}
+			return p.rates(v, one.Rates)
+		case "max_message_bytes":
+			n, err := p.size(v, key, 1, "a size of 1 byte to 64MiB, such as 4KiB")
+			one.MaxMessageBytes = n
+			return err
 		case "history":
 			one.History = &History{}
 			return p.history(v, one.History)
@@ -127,7 +134,7 @@ func (p parser) policy(n *yaml.Node) (*Policy, error) {
 		if why, ok := notYet[key]; ok {
 			return p.at(k, "%q is not yet supported: %s", key, why)
 		}
-		return p.at(k, "unknown key %q: a policy has match, anonymous, publish, slow, conflate, history, latest and compress", key)
+		return p.at(k, "unknown key %q: a policy has match, anonymous, publish, rates, max_message_bytes, slow, conflate, history, latest and compress", key)
 	})
 	if err == nil && one.Match == "" {
 		err = p.at(n, "a policy needs match: the pattern of its rooms")
@@ -190,7 +197,7 @@ func (p parser) history(n *yaml.Node, to *History) error {
 				err = p.at(v, "history.age is %q: must be a duration of at least %s, such as 30m or 24h", v.Value, MinAge)
 			}
 		case "bytes":
-			to.Bytes, err = p.size(v, "history.bytes")
+			to.Bytes, err = p.size(v, "history.bytes", MinBytes, "a size of at least 1MiB, such as 500MB or 1GiB")
 		default:
 			err = p.at(k, "unknown key %q in history: there are messages, age, bytes and replicas", key)
 		}
@@ -222,7 +229,7 @@ var units = []struct {
 	{"KB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"TB", 1e12},
 }
 
-func (p parser) size(v *yaml.Node, key string) (int64, error) {
+func (p parser) size(v *yaml.Node, key string, least int64, want string) (int64, error) {
 	text, unit := v.Value, int64(1)
 	for _, u := range units {
 		if t, ok := strings.CutSuffix(text, u.suffix); ok {
@@ -231,8 +238,8 @@ func (p parser) size(v *yaml.Node, key string) (int64, error) {
 		}
 	}
 	n, err := strconv.ParseInt(text, 10, 64)
-	if v.Kind != yaml.ScalarNode || err != nil || n < 1 || n > 1<<60/unit || n*unit < MinBytes {
-		return 0, p.at(v, "%s is %q: must be a size of at least 1MiB, such as 500MB or 1GiB", key, v.Value)
+	if v.Kind != yaml.ScalarNode || err != nil || n < 1 || n > 1<<60/unit || n*unit < least {
+		return 0, p.at(v, "%s is %q: must be %s", key, v.Value, want)
 	}
 	return n * unit, nil
 }

@@ -31,6 +31,10 @@ const (
 
 	TooManyConnections Code = "too_many_connections"
 
+	NoResponders Code = "no_responders"
+	RPCTimeout   Code = "rpc_timeout"
+	RPCFailed    Code = "rpc_failed"
+
 	TokenRequired    Code = "token_required"
 	TokenMalformed   Code = "token_malformed"
 	TokenAlgorithm   Code = "token_algorithm"
@@ -78,7 +82,7 @@ var Table = []Entry{
 	{UnknownCommand, 400, 0, false, "The verb is not one of the protocol."},
 	{NotYet, 501, 0, false, "The verb is part of the protocol, and this version of the server does not have it yet."},
 	{BadRoom, 400, 0, false, "The room name breaks a rule; the reason says which."},
-	{BadData, 400, 0, false, "The body of a publish is missing, given twice, or not what its field says."},
+	{BadData, 400, 0, false, "The body of a publish or a call is missing, given twice, or not what its field says."},
 	{TooLarge, 413, 0, false, "The message is larger than this server or NATS takes."},
 	{TooManyRooms, 400, 0, false, "The connection is in as many rooms as it may be."},
 	{NotConnected, 401, 0, false, "Commands need a connect first."},
@@ -90,6 +94,9 @@ var Table = []Entry{
 	{Unavailable, 503, 4101, true, "NATS can not be reached now; try again after retry_ms."},
 	{Overloaded, 503, 4102, true, "The node has no room now; try again after retry_ms, or elsewhere."},
 	{TooManyConnections, 429, 4104, true, "The user or the address has as many connections as one may have."},
+	{NoResponders, 503, 0, true, "No backend answers calls of that method now."},
+	{RPCTimeout, 504, 0, false, "The backend did not answer in time; it may have done what was asked."},
+	{RPCFailed, 502, 0, false, "The backend answered the call with an error, which the reason and backend tell."},
 	{TokenRequired, 401, 4000, false, "Nothing is open to clients without a token here."},
 	{TokenMalformed, 401, 4000, false, "The token is not a JWT."},
 	{TokenAlgorithm, 401, 4000, false, "The token's algorithm is not accepted for its key."},
@@ -141,6 +148,7 @@ type Error struct {
 	Code    Code
 	Reason  string // for people
 	RetryMS int    // milliseconds to wait before trying again; 0 when trying again is no use
+	Backend string // the code that a backend gave, with RPCFailed
 }
 
 func (e *Error) Error() string { return string(e.Code) + ": " + e.Reason }

@@ -83,6 +83,7 @@ type Command struct {
 	AwayMS   uint64        // connect and subscribe: how long the client was away, 0 when it does not say
 	Publish  Publication
 	History  HistoryRequest
+	Call     Call
 
 	body []byte
 }
@@ -262,8 +263,10 @@ func (p *parser) verb(c *Command, name string) *Error {
 		return p.each(name, unknown)
 	case History:
 		return p.history(c)
+	case RPC:
+		return p.call(c)
 	}
-	// Presence and rpc are read only so far as to be JSON.
+	// Presence is read only so far as to be JSON.
 	if _, err := p.ReadValue(); err != nil {
 		return p.syntax(err)
 	}
@@ -377,7 +380,7 @@ func (p *parser) names(c *Command, verb string) *Error {
 
 func (p *parser) publish(c *Command) *Error {
 	bodies := 0
-	err := p.each("publish", func(key string) *Error {
+	err := p.each("publish", func(key string) (err *Error) {
 		switch key {
 		case "room":
 			return p.text("publish.room", &c.Publish.Room)
@@ -389,7 +392,8 @@ func (p *parser) publish(c *Command) *Error {
 			return p.header("publish.message_id", &c.Publish.MessageID)
 		case "data", "text", "base64":
 			bodies++
-			return p.body(c, key)
+			c.Publish.Kind, c.Publish.Body, err = p.body(c, "publish", key)
+			return err
 		}
 		return bad("publish has no field %q", clip(key))
 	})
@@ -420,33 +424,33 @@ func checkHeader(what, value string) *Error {
 	return nil
 }
 
-func (p *parser) body(c *Command, key string) *Error {
+// body reads the body of a publish or an rpc, which the command keeps.
+func (p *parser) body(c *Command, verb, key string) (Kind, []byte, *Error) {
 	if key == "data" {
 		v, err := p.ReadValue()
 		if err != nil {
-			return p.syntax(err)
+			return 0, nil, p.syntax(err)
 		}
 		value := jsontext.Value(append(c.body[:0], v...))
 		if err := value.Compact(); err != nil {
-			return p.syntax(err)
+			return 0, nil, p.syntax(err)
 		}
-		c.body, c.Publish.Kind, c.Publish.Body = value, Data, value
-		return nil
+		c.body = value
+		return Data, value, nil
 	}
 	var s string
-	if err := p.text("publish."+key, &s); err != nil {
-		return err
+	if err := p.text(verb+"."+key, &s); err != nil {
+		return 0, nil, err
 	}
-	c.body = append(c.body[:0], s...)
-	c.Publish.Kind, c.Publish.Body = Text, c.body
 	if key == "base64" {
 		raw, err := base64.StdEncoding.Strict().DecodeString(s)
 		if err != nil {
-			return &Error{Code: BadData, Reason: "publish.base64 is not standard base64 (RFC 4648 §4, with padding)"}
+			return 0, nil, &Error{Code: BadData, Reason: verb + ".base64 is not standard base64 (RFC 4648 §4, with padding)"}
 		}
-		c.Publish.Kind, c.Publish.Body = Binary, raw
+		return Binary, raw, nil
 	}
-	return nil
+	c.body = append(c.body[:0], s...)
+	return Text, c.body, nil
 }
 
 func clip(s string) string {

@@ -2,7 +2,6 @@ package wire
 
 import (
 	"bytes"
-	"encoding/base64"
 	"encoding/json"
 	"strconv"
 	"strings"
@@ -69,18 +68,7 @@ func AppendMessage(dst []byte, m *Message) []byte {
 		dst = append(dst, `,"offset":`...)
 		dst = strconv.AppendUint(dst, m.Offset, 10)
 	}
-	switch m.Kind {
-	case Data:
-		dst = append(dst, `,"data":`...)
-		dst = append(dst, m.Body...)
-	case Text:
-		dst = append(dst, `,"text":`...)
-		dst = appendText(dst, m.Body)
-	case Binary:
-		dst = append(dst, `,"base64":"`...)
-		dst = base64.StdEncoding.AppendEncode(dst, m.Body)
-		dst = append(dst, '"')
-	}
+	dst = appendBody(append(dst, ','), m.Kind, m.Body)
 	if m.Event != "" {
 		dst = append(dst, `,"event":`...)
 		dst = appendText(dst, m.Event)

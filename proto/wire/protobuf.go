@@ -145,7 +145,7 @@ func (Ponged) appendProto(dst []byte) []byte { return dst }
 func (e *Error) appendProto(dst []byte) []byte {
 	dst = putText(dst, 1, e.Code)
 	dst = putText(dst, 2, e.Reason)
-	return putNumber(dst, 3, e.RetryMS)
+	return putText(putNumber(dst, 3, e.RetryMS), 4, e.Backend)
 }
 
 func (g Gap) appendProto(dst []byte) []byte {

@@ -89,7 +89,7 @@ func TestErrorVectorsInProtobuf(t *testing.T) {
 	id := uint64(7)
 	for _, v := range list {
 		if e := v.Value; e != nil {
-			got := Protobuf.Append(nil, Object{&id, &Error{Code: e.Code, Reason: e.Reason, RetryMS: e.RetryMS}})
+			got := Protobuf.Append(nil, Object{&id, &Error{Code: e.Code, Reason: e.Reason, RetryMS: e.RetryMS, Backend: e.Backend}})
 			if want := take(t, hexes, string(e.Code)); !bytes.Equal(got, want) {
 				t.Errorf("%s: got  %x\nwant %x", e.Code, got, want)
 			}
@@ -166,7 +166,7 @@ func TestTheTablesAreThoseOfClientProto(t *testing.T) {
 		t.Errorf("Command has %d fields", fields.Len())
 	}
 	kinds := []kind{kindMessage}
-	for _, v := range []Value{&Connected{}, Subscribed{}, Unsubscribed{}, Published{}, Authed{}, &Page{}, Ponged{}, &Error{}, Gap{}, Reset{}, Lagging{}, Expiring{}} {
+	for _, v := range []Value{&Connected{}, Subscribed{}, Unsubscribed{}, Published{}, Authed{}, &Page{}, &Result{}, Ponged{}, &Error{}, Gap{}, Reset{}, Lagging{}, Expiring{}} {
 		kinds = append(kinds, v.kind())
 	}
 	fields = file.ByName("Object").Fields()
@@ -353,6 +353,18 @@ func inJSON(m *clientpb.Command) (string, bool) {
 		name = "presence"
 	case *clientpb.Command_Rpc:
 		name = "rpc"
+		field(&f, "method", v.Rpc.Method)
+		switch b := v.Rpc.Body.(type) {
+		case *clientpb.Rpc_Json:
+			if !json.Valid(b.Json) {
+				return "", false
+			}
+			f = append(f, `"data":`+string(b.Json))
+		case *clientpb.Rpc_Text:
+			f = append(f, `"text":`+text(b.Text))
+		case *clientpb.Rpc_Binary:
+			f = append(f, `"base64":`+text(base64.StdEncoding.EncodeToString(b.Binary)))
+		}
 	case *clientpb.Command_Ping:
 		name = "ping"
 	case *clientpb.Command_Pong:

@@ -180,10 +180,12 @@ func (f field) verb(c *Command) *Error {
 		})
 	case History:
 		return f.history(&c.History)
+	case RPC:
+		return f.call(c)
 	case Ping, Pong:
 		return f.message(c.Verb.String(), 0, func(f field) *Error { return f.unknown(c.Verb.String()) })
 	}
-	// Presence and rpc are read only so far as to be messages.
+	// Presence is read only so far as to be a message.
 	return f.message(c.Verb.String(), 0, func(field) *Error { return nil })
 }
 
@@ -235,13 +237,14 @@ func (f field) history(h *HistoryRequest) *Error {
 
 func (f field) publish(c *Command) *Error {
 	bodies := 0
-	err := f.message("publish", 0, func(f field) *Error {
+	err := f.message("publish", 0, func(f field) (err *Error) {
 		switch f.number {
 		case 1:
 			return f.text("publish.room", &c.Publish.Room)
 		case 2, 3, 4:
 			bodies++
-			return f.body(c, Kind(f.number-2))
+			c.Publish.Kind, c.Publish.Body, err = f.body(c, "publish", Kind(f.number-2))
+			return err
 		case 5:
 			return f.header("publish.event", &c.Publish.Event)
 		case 6:
@@ -257,25 +260,24 @@ func (f field) publish(c *Command) *Error {
 	return err
 }
 
-func (f field) body(c *Command, kind Kind) *Error {
+func (f field) body(c *Command, verb string, kind Kind) (Kind, []byte, *Error) {
 	if f.typ != protowire.BytesType {
-		return f.wrong("publish."+kind.String(), "bytes")
+		return 0, nil, f.wrong(verb+"."+kind.String(), "bytes")
 	}
 	c.body = append(c.body[:0], f.value...)
 	switch kind {
 	case Text:
 		if !utf8.Valid(c.body) {
-			return &Error{Code: BadData, Reason: "publish.text is not valid UTF-8"}
+			return 0, nil, &Error{Code: BadData, Reason: verb + ".text is not valid UTF-8"}
 		}
 	case Data:
 		compact, err := compactJSON(f.value, c.body[:0])
 		if err != nil {
-			return &Error{Code: BadData, Reason: fmt.Sprintf("publish.json is not JSON: %v", err)}
+			return 0, nil, &Error{Code: BadData, Reason: fmt.Sprintf("%s.json is not JSON: %v", verb, err)}
 		}
 		c.body = compact
 	}
-	c.Publish.Kind, c.Publish.Body = kind, c.body
-	return nil
+	return kind, c.body, nil
 }
 
 // compactJSON puts exactly one JSON value into dst, by the rules of Parse.

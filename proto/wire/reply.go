@@ -15,7 +15,7 @@ type Object struct {
 
 // Value is what an object holds under its kind. The types of this package that
 // have its methods are all there are: Connected, Subscribed, Unsubscribed,
-// Published, Authed, Ponged, Error, Page, Gap, Reset, Lagging and Expiring.
+// Published, Authed, Ponged, Error, Page, Result, Gap, Reset, Lagging and Expiring.
 type Value interface {
 	kind() kind
 	appendJSON(dst []byte) []byte  // the object under the kind
@@ -263,7 +263,12 @@ func (e *Error) appendJSON(dst []byte) []byte {
 	dst = append(dst, `,"reason":`...)
 	dst = appendText(dst, e.Reason)
 	dst = append(dst, `,"retry_ms":`...)
-	return append(strconv.AppendInt(dst, int64(e.RetryMS), 10), '}')
+	dst = strconv.AppendInt(dst, int64(e.RetryMS), 10)
+	if e.Backend != "" {
+		dst = append(dst, `,"backend":`...)
+		dst = appendText(dst, e.Backend)
+	}
+	return append(dst, '}')
 }
 
 func (g Gap) appendJSON(dst []byte) []byte {

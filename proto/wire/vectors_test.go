@@ -63,7 +63,7 @@ func (v *objectVector) value() (Value, error) {
 	case "error":
 		var e errorValue
 		err := decode(&e)
-		return &Error{Code: e.Code, Reason: e.Reason, RetryMS: e.RetryMS}, err
+		return &Error{Code: e.Code, Reason: e.Reason, RetryMS: e.RetryMS, Backend: e.Backend}, err
 	case "gap":
 		var g Gap
 		err := decode(&g)
@@ -77,6 +77,9 @@ func (v *objectVector) value() (Value, error) {
 		return Lagging{p}, err
 	case "history":
 		return v.page(decode)
+	case "result":
+		m, err := readMessage(v.Value)
+		return &Result{m.Kind, m.Body}, err
 	case "expiring":
 		var e struct{ In int64 }
 		err := decode(&e)
@@ -109,6 +112,7 @@ type errorValue struct {
 	Code    Code
 	Reason  string
 	RetryMS int `json:"retry_ms"`
+	Backend string
 }
 
 func TestReplyAndNoticeVectors(t *testing.T) {
@@ -130,7 +134,7 @@ func TestReplyAndNoticeVectors(t *testing.T) {
 		}
 	}
 	for _, kind := range []string{"connected", "subscribed", "unsubscribed", "published", "authed", "pong", "error", "gap", "expiring",
-		"history", "lagging", "reset"} {
+		"history", "result", "lagging", "reset"} {
 		if !kinds[kind] {
 			t.Errorf("no vector of %s", kind)
 		}
@@ -158,7 +162,7 @@ func TestErrorVectors(t *testing.T) {
 		if v.Value == nil {
 			continue
 		}
-		got := Object{&id, &Error{Code: v.Value.Code, Reason: v.Value.Reason, RetryMS: v.Value.RetryMS}}.AppendJSON(nil)
+		got := Object{&id, &Error{Code: v.Value.Code, Reason: v.Value.Reason, RetryMS: v.Value.RetryMS, Backend: v.Value.Backend}}.AppendJSON(nil)
 		if string(got) != v.JSON || v.Value.Code != v.Code {
 			t.Errorf("got  %s\nwant %s", got, v.JSON)
 		}

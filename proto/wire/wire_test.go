@@ -59,6 +59,7 @@ type commandVector struct {
 	Rooms                                             []string
 	Wants                                             []RoomRequest
 	AwayMS                                            uint64 `json:"away_ms"`
+	Method                                            string
 	History                                           *struct {
 		Room          string
 		Limit, Before uint64
@@ -110,6 +111,12 @@ func TestCommandVectors(t *testing.T) {
 			}
 			if c.History != v.history() || c.AwayMS != v.AwayMS {
 				t.Errorf("history %+v, away for %d ms", c.History, c.AwayMS)
+			}
+			if c.Verb == RPC {
+				if c.Call.Method != v.Method || c.Call.Kind.String() != v.Kind || string(c.Call.Body) != v.Body {
+					t.Errorf("call %+v", c.Call)
+				}
+				return
 			}
 			if v.Kind != "" && (c.Publish.Kind.String() != v.Kind || string(c.Publish.Body) != v.Body) {
 				t.Errorf("body %s %q", c.Publish.Kind, c.Publish.Body)

@@ -60,6 +60,8 @@ export interface ErrorBody {
   code: string;
   reason: string;
   retry_ms: number;
+  /** With rpc_failed: the code that the backend gave. */
+  backend?: string;
 }
 
 /** Any object from the edge. Fields that are not known are ignored. */
@@ -91,11 +93,13 @@ export class NabatError extends Error {
     readonly code: string,
     message: string,
     readonly retryMs = 0,
+    /** With rpc_failed: the code that the backend gave. */
+    readonly backend?: string,
   ) {
     super(message);
   }
   static of(body: ErrorBody): NabatError {
-    return new NabatError(body.code, body.reason, body.retry_ms);
+    return new NabatError(body.code, body.reason, body.retry_ms, body.backend);
   }
 }
 
@@ -137,7 +141,7 @@ export function endOf(status: number, reason: string): End {
 
 /** The codes after which trying the same again later is of use. */
 const passing = new Set([
-  'rate_limited', 'too_many_connections', 'unavailable', 'overloaded', 'token_expired', 'head_timeout', 'draining', 'slow', 'drain',
+  'rate_limited', 'too_many_connections', 'unavailable', 'overloaded', 'no_responders', 'token_expired', 'head_timeout', 'draining', 'slow', 'drain',
 ]);
 
 /** again is the column of that name in PROTOCOL.md; an unknown code says it by retry_ms. */

@@ -113,7 +113,10 @@ async function answered(v: Vector): Promise<unknown> {
     const promise = h.requests.ask(v.kind === 'history' ? 'history' : 'publish', '{}', 1000);
     reply(v.json);
     if (v.kind !== 'error') return (await promise)[v.kind];
-    return promise.then(() => assert.fail(), (e: { code: string; message: string; retryMs: number }) => ({ code: e.code, reason: e.message, retry_ms: e.retryMs }));
+    return promise.then(() => assert.fail(), (e: { code: string; message: string; retryMs: number; backend?: string }) => {
+      const body = { code: e.code, reason: e.message, retry_ms: e.retryMs };
+      return e.backend === undefined ? body : { ...body, backend: e.backend };
+    });
   }
   reply(v.json); // pong and unsubscribed: that they do no harm is all
   return v.value;

@@ -38,6 +38,8 @@ type Loop struct {
 	Lags         Counter // times that a slow reader fell behind a room with history
 	Resumes      Reasons // clients that came back with a position, by outcome
 	Lagging      Gauge   // subscriptions that are behind their room
+	Calls        Reasons // calls of backends that have ended, by outcome
+	CallsWaiting Gauge   // calls of backends without a reply yet
 	WebSockets   Gauge
 	EventStreams Gauge
 	Pending      Gauge // handshakes in flight
@@ -145,6 +147,8 @@ var help = []struct{ name, text, label string }{
 	{"bytes_out_total", "Bytes written to clients.", ""},
 	{"sends_total", "Send system calls; deliveries divided by sends is the gain of coalescing.", ""},
 	{"published_total", "Messages published by clients.", ""},
+	{"rpc_total", "Calls of backends that have ended, by outcome.", "outcome"},
+	{"rpc_waiting", "Calls of backends without a reply yet.", ""},
 	{"drops_total", "Messages that a client should have had and did not get, by reason; each is announced by a gap.", "reason"},
 	{"notices_total", "Gap, lagging and reset notices sent to clients.", ""},
 	{"conflated_total", "Messages that a newer one of their key overtook.", ""},
@@ -260,6 +264,8 @@ func (c *collector) collectLoops(send func(string, prometheus.ValueType, float64
 	gauge("connections", func(l *Loop) *Gauge { return &l.WebSockets }, "websocket")
 	gauge("connections", func(l *Loop) *Gauge { return &l.EventStreams }, "sse")
 	gauge("handshakes_pending", func(l *Loop) *Gauge { return &l.Pending })
+	reasons("rpc_total", func(l *Loop) *Reasons { return &l.Calls })
+	gauge("rpc_waiting", func(l *Loop) *Gauge { return &l.CallsWaiting })
 	gauge("queued_bytes", func(l *Loop) *Gauge { return &l.QueuedBytes })
 	gauge("tls_handshakes_pending", func(l *Loop) *Gauge { return &l.TLSPending })
 	counter("tls_handshakes_total", func(l *Loop) *Counter { return &l.TLSHandshakes })

@@ -116,6 +116,15 @@ func (h *Held) TakeUser(slot uint32, user string) bool {
 	return h.users.take(slot, h.users.table.user(user))
 }
 
+// Address is the digest of the address of the connection in slot, 0 where it is
+// not counted.
+func (h *Held) Address(slot uint32) uint64 {
+	if int(slot) >= len(h.addresses.owner) {
+		return 0
+	}
+	return uint64(h.addresses.owner[slot])
+}
+
 // Leave gives back what the connection in slot has taken.
 func (h *Held) Leave(slot uint32) {
 	h.addresses.leave(slot)

@@ -23,6 +23,9 @@ func TestWhoSharesASeat(t *testing.T) {
 			if !h.TakeAddress(0, netip.MustParseAddr(c.a)) {
 				t.Fatal("the first was refused")
 			}
+			if h.Address(0) == 0 || h.Address(1) != 0 {
+				t.Fatal("the first is not known, or the second is")
+			}
 			if got := h.TakeAddress(1, netip.MustParseAddr(c.b)); got == c.same {
 				t.Fatalf("the second was taken: %v", got)
 			}

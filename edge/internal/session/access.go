@@ -2,7 +2,9 @@ package session
 
 import (
 	"fmt"
+	"slices"
 
+	"nabat/proto/subject"
 	"nabat/proto/wire"
 )
 
@@ -46,6 +48,18 @@ func mayReadHistory(h Host, id *Identity, room string) *wire.Error {
 		return notAllowed("history of %s is not granted by the token", room)
 	case id == nil && !p.Anonymous.Subscribe:
 		return notAllowed("history of %s is not open to clients without a token", room)
+	}
+	return nil
+}
+
+// mayCall: policies are about rooms, so a setting says what is open to clients
+// without a token.
+func mayCall(l *Limits, id *Identity, method string) *wire.Error {
+	switch {
+	case id != nil && !id.Grant.MayCall(method):
+		return notAllowed("rpc %s is not granted by the token", method)
+	case id == nil && !slices.ContainsFunc(l.AnonymousRPC, func(pattern string) bool { return subject.Match(pattern, method) }):
+		return notAllowed("rpc %s is not open to clients without a token", method)
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"nabat/edge/internal/rate"
 	"nabat/proto/subject"
 	"nabat/proto/wire"
 )
@@ -91,8 +92,8 @@ func id(cmd *wire.Command) *uint64 {
 }
 
 func (c call) run(cmd *wire.Command) {
-	if cmd.Verb != wire.Subscribe {
-		c.forgive() // what subscribes has a rate of its own to pass
+	if cmd.Verb != wire.Subscribe && cmd.Verb != wire.RPC {
+		c.forgive() // those two have rates of their own to pass
 	}
 	switch cmd.Verb {
 	case wire.Ping:
@@ -123,8 +124,10 @@ func (c call) run(cmd *wire.Command) {
 		c.auth(cmd)
 	case wire.History:
 		c.history(cmd)
+	case wire.RPC:
+		rpc(c, cmd)
 	default:
-		c.refuse(cmd, &wire.Error{Code: wire.NotYet, Reason: "presence and rpc are part of the protocol and not built yet"})
+		c.refuse(cmd, &wire.Error{Code: wire.NotYet, Reason: "presence is part of the protocol and not built yet"})
 	}
 }
 
@@ -250,7 +253,8 @@ func (c call) subscribe(cmd *wire.Command) {
 		c.refuse(cmd, err)
 		return
 	}
-	if !c.withinSubscribes(cmd, len(rooms)) {
+	bucket := func(m *meter) *rate.Bucket { return &m.subscribes }
+	if !c.withinRate(cmd, c.limits.Rates.Subscribes, bucket, int64(len(rooms)), "this connection subscribes to too many rooms in a second") {
 		return
 	}
 	c.inFlight++

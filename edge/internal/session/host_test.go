@@ -21,6 +21,7 @@ type host struct {
 	now, wakeAt int64
 	elapsed     int64           // nanoseconds
 	full        map[string]bool // users who have all their seats
+	shared      bool            // over a rate that it shares with others
 	seated      bool            // the session is open
 	seat        string          // the user for whom the connection is counted
 	members     map[string]bool
@@ -44,7 +45,7 @@ var _ Host = (*host)(nil)
 
 func newHost() *host {
 	return &host{session: new(Session), now: 1000, members: make(map[string]bool), full: make(map[string]bool), tokens: make(map[string]*Identity), atOnce: make(map[string]bool),
-		limits: Limits{MaxRooms: 8, MaxBadCommands: 3, MaxInFlight: 4, MaxPublishBytes: 16, MaxHistory: 100, ConnectTimeout: 10, ExpiryWarning: 60}}
+		limits: Limits{MaxRooms: 8, MaxBadCommands: 3, MaxInFlight: 4, MaxPublishBytes: 16, MaxHistory: 100, MaxCalls: 2, ConnectTimeout: 10, ExpiryWarning: 60}}
 }
 
 func (h *host) fault(format string, args ...any) {
@@ -178,6 +179,29 @@ func (h *host) Publish(_ Ref, id *Identity, p *wire.Publication, done func(wire.
 	}
 	h.asked("publish %s %s %s by %s", p.Room, p.Kind, p.Body, user)
 	h.ask("publish", p.Room, func(code string) { done(wire.Position{Room: room}, refusal(code)) })
+}
+
+func (h *host) Call(_ Ref, id *Identity, c *wire.Call, done func(*wire.Result, *wire.Error)) {
+	user, kind, body := "nobody", c.Kind, string(c.Body)
+	if id != nil {
+		user = id.User
+	}
+	h.asked("call %s %s %s by %s", c.Method, kind, body, user)
+	h.ask("call", c.Method, func(code string) {
+		if code != "" {
+			done(nil, refusal(code))
+			return
+		}
+		done(&wire.Result{Kind: kind, Body: []byte(body)}, nil)
+	})
+}
+
+// Within lets everything pass until a script says otherwise.
+func (h *host) Within(Ref, *Identity, int) (string, int64) {
+	if !h.shared {
+		return "", 0
+	}
+	return "the host says so", 1e9
 }
 
 func (h *host) Seat(_ Ref, user string) *wire.Error {

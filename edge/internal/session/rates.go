@@ -13,13 +13,15 @@ type Rates struct {
 	Messages    rate.Limit // inbound objects
 	Bytes       rate.Limit // of those
 	Subscribes  rate.Limit // rooms in subscribe
+	Calls       rate.Limit // rpc
+	Shared      bool       // with others: Host.Within knows them
 	MaxRefusals int        // by these, before the connection is closed with 4103
 }
 
 // meter is what a session has used of its rates.
 type meter struct {
-	messages, bytes, subscribes rate.Bucket
-	refused                     uint16 // less those that passed since
+	messages, bytes, subscribes, calls rate.Bucket
+	refused                            uint16 // less those that passed since
 }
 
 func (s *Session) metered() *meter {
@@ -34,6 +36,23 @@ func (s *Session) metered() *meter {
 
 // withinRates takes one inbound object from the buckets, or refuses it.
 func (c call) withinRates(text []byte) bool {
+	if !withinOwn(c, text) {
+		return false
+	}
+	if !c.limits.Rates.Shared {
+		return true
+	}
+	reason, wait := c.host.Within(c.ref, c.identity, len(text))
+	if wait == 0 {
+		return true
+	}
+	var cmd wire.Command
+	_ = c.Encoding.Parse(text, &cmd) // only for its id
+	c.overRate(&cmd, reason, wait)
+	return false
+}
+
+func withinOwn(c call, text []byte) bool {
 	r := &c.limits.Rates
 	if !r.Messages.On() && !r.Bytes.On() {
 		return true
@@ -55,16 +74,16 @@ func (c call) withinRates(text []byte) bool {
 	return false
 }
 
-// withinSubscribes takes the rooms of one subscribe from their bucket, or
-// refuses it.
-func (c call) withinSubscribes(cmd *wire.Command, rooms int) bool {
-	if r := c.limits.Rates.Subscribes; r.On() {
-		m, now := c.metered(), c.host.Elapsed()
-		if wait := m.subscribes.Wait(r, int64(rooms), now); wait > 0 {
-			c.overRate(cmd, "this connection subscribes to too many rooms in a second", wait)
+// withinRate takes n from the bucket of a verb that has a rate of its own, or
+// refuses the command.
+func (c call) withinRate(cmd *wire.Command, r rate.Limit, bucket func(*meter) *rate.Bucket, n int64, reason string) bool {
+	if r.On() {
+		b, now := bucket(c.metered()), c.host.Elapsed()
+		if wait := b.Wait(r, n, now); wait > 0 {
+			c.overRate(cmd, reason, wait)
 			return false
 		}
-		m.subscribes.Spend(r, int64(rooms), now)
+		b.Spend(r, n, now)
 	}
 	c.forgive()
 	return true

@@ -23,15 +23,17 @@ var rewrite = flag.Bool("rewrite", false, "write what the scripts print into the
 // empty line. Lines that begin with # are comments. The input:
 //
 //	limits   rooms=8 bad=3 in-flight=4 bytes=16 connect=10 warning=60
-//	rates    messages=10/20 bytes=1000/2000 subscribes=5/10 refusals=3   PER SECOND/BURST
+//	rates    messages=10/20 bytes=1000/2000 subscribes=5/10 calls=1/2 refusals=3   PER SECOND/BURST
+//	shared-rate over|within
+//	open-rpc PATTERN …                    methods for clients without a token
 //	full     USER …                       the edge counts no more connections of these
 //	policy   PATTERN [publish] [anonymous-subscribe] [anonymous-publish]
-//	token    NAME user=U [expires=1100] [subscribe=P,P] [publish=P] [history=P] [deny=P] [rooms=R,R]
+//	token    NAME user=U [expires=1100] [subscribe=P,P] [publish=P] [history=P] [rpc=P] [deny=P] [rooms=R,R]
 //	at-once  [verify] [join] [publish]    the host answers these within the call
 //	admit    [token=NAME] [ROOM …]        what a request would be told before it is answered
 //	open     [token=NAME] [ROOM …]        the connection is there
 //	recv     OBJECT                       from the client
-//	answer   verify|join|publish|history WHAT [CODE]    an error if there is a code
+//	answer   verify|join|publish|history|call WHAT [CODE]    an error if there is a code
 //	clock    +SECONDS                     it begins at 1000; +200ms moves only the clock of the rates
 //	state                                 print the session's own
 func TestScripts(t *testing.T) {
@@ -94,6 +96,10 @@ func (h *host) input(line string) error {
 	verb, rest, _ := strings.Cut(line, " ")
 	words := strings.Fields(rest)
 	switch verb {
+	case "shared-rate":
+		h.limits.Rates.Shared, h.shared = true, rest == "over"
+	case "open-rpc":
+		h.limits.AnonymousRPC = words
 	case "limits":
 		return h.setLimits(words)
 	case "rates":
@@ -201,6 +207,8 @@ func (h *host) setRates(words []string) error {
 			_, err = fmt.Sscanf(value, "%d/%d", &r.Messages.PerSecond, &r.Messages.Burst)
 		case "bytes":
 			_, err = fmt.Sscanf(value, "%d/%d", &r.Bytes.PerSecond, &r.Bytes.Burst)
+		case "calls":
+			_, err = fmt.Sscanf(value, "%d/%d", &r.Calls.PerSecond, &r.Calls.Burst)
 		case "subscribes":
 			_, err = fmt.Sscanf(value, "%d/%d", &r.Subscribes.PerSecond, &r.Subscribes.Burst)
 		case "refusals":
@@ -230,6 +238,8 @@ func (h *host) setToken(words []string) error {
 			id.Expires = n
 		case "history":
 			id.Grant.History = list
+		case "rpc":
+			id.Grant.RPC = list
 		case "subscribe":
 			id.Grant.Subscribe = list
 		case "publish":

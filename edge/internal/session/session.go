@@ -60,10 +60,16 @@ type Host interface {
 	Publish(ref Ref, id *Identity, p *wire.Publication, done func(wire.Position, *wire.Error))
 	// History reads stored messages; h.Limit is within bounds.
 	History(ref Ref, h wire.HistoryRequest, done func(*wire.Page, *wire.Error))
+	// Call asks a backend.
+	Call(ref Ref, id *Identity, c *wire.Call, done func(*wire.Result, *wire.Error))
 	// Name is the connection's id and the node's name.
 	Name(ref Ref) (session, node string)
 	// Send queues an answer or a notice, in the client's encoding.
 	Send(ref Ref, object wire.Object)
+	// Within takes an object of so many bytes from the rates that the client shares
+	// with others. Where it is over one, it says which, and for how many
+	// nanoseconds.
+	Within(ref Ref, id *Identity, bytes int) (reason string, wait int64)
 	// Refused counts an error that was sent.
 	Refused(code wire.Code)
 	// WakeAt asks for Wake at a unix time in seconds, or earlier.
@@ -87,13 +93,15 @@ type Want struct {
 
 // Limits bound what one session may ask for.
 type Limits struct {
-	MaxRooms        int   // rooms of one connection
-	MaxBadCommands  int   // before the connection is closed with 4010
-	MaxInFlight     int   // commands without an answer yet
-	MaxPublishBytes int   // body of one publish
-	ConnectTimeout  int64 // seconds from the handshake to connect
-	ExpiryWarning   int64 // seconds before a token ends
-	MaxHistory      int   // messages of one history reply
+	MaxRooms        int      // rooms of one connection
+	MaxBadCommands  int      // before the connection is closed with 4010
+	MaxInFlight     int      // commands without an answer yet
+	MaxPublishBytes int      // body of one publish
+	ConnectTimeout  int64    // seconds from the handshake to connect
+	ExpiryWarning   int64    // seconds before a token ends
+	MaxHistory      int      // messages of one history reply
+	MaxCalls        int      // of those in flight, the ones that wait for a backend; at most 255
+	AnonymousRPC    []string // patterns: methods open to clients without a token
 	Rates           Rates
 }
 
@@ -116,6 +124,7 @@ type Session struct {
 	state    state
 	Encoding wire.Encoding // of what Handle takes; set before Open
 	warned   bool          // the expiry warning was sent
+	calls    uint8         // of inFlight, those that wait for a backend
 	bad      uint16        // Limits stay within both
 	inFlight uint16
 }

@@ -1,0 +1,47 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"nabat/proto/wire"
+)
+
+// Call asks a backend and waits for its answer. data is sent as JSON, or as
+// bytes if it is a []byte; nil sends nothing. A refusal is a *wire.Error: its
+// Code is wire.RPCFailed when the backend answered with an error, whose own code
+// is then in Backend. A call whose answer was lost may have been carried out.
+func (c *Conn) Call(ctx context.Context, method string, data any) (wire.Result, error) {
+	request := map[string]any{"method": method}
+	switch data := data.(type) {
+	case nil:
+	case []byte:
+		request["base64"] = append([]byte{}, data...) // a nil slice would be null
+	default:
+		body, err := json.Marshal(data)
+		if err != nil {
+			return wire.Result{}, fmt.Errorf("call %s: %w", method, err)
+		}
+		request["data"] = json.RawMessage(body)
+	}
+	reply, err := c.do(ctx, "rpc", request)
+	if err != nil {
+		return wire.Result{}, err
+	}
+	if reply.Result == nil {
+		return wire.Result{}, fmt.Errorf("call %s: the server answered %s", method, reply.raw)
+	}
+	m := reply.Result.message()
+	return wire.Result{Kind: m.Kind, Body: m.Body}, nil
+}
+
+// Call is Conn.Call on the connection of the moment, for which it waits. A call
+// that was sent is not repeated when the connection ends.
+func (k *Keeper) Call(ctx context.Context, method string, data any) (wire.Result, error) {
+	c, err := k.live(ctx)
+	if err != nil {
+		return wire.Result{}, err
+	}
+	return c.Call(ctx, method, data)
+}
