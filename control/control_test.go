@@ -161,7 +161,7 @@ func TestATokenFromEitherDoorIsVerifiedByWhatEdgesRead(t *testing.T) {
 		if werr != nil {
 			t.Fatal(werr)
 		}
-		if claims.User != "alice" || !claims.Grant.MaySubscribe("sports.a") || claims.Expires != reply.Expires {
+		if claims.User != "alice" || !claims.Grant.MaySubscribe("sports.a") || int64(claims.Expires) != reply.Expires {
 			t.Fatalf("%+v", claims)
 		}
 	}

@@ -200,7 +200,7 @@ func TestWhatATokenSays(t *testing.T) {
 	if werr != nil {
 		t.Fatal(werr)
 	}
-	if claims.User != "alice" || claims.TokenID != token.ID || claims.Expires != token.Expires.Unix() || !claims.Grant.MaySubscribe("sports.a") || claims.Grant.MaySubscribe("chat") {
+	if claims.User != "alice" || claims.TokenID != token.ID || int64(claims.Expires) != token.Expires.Unix() || !claims.Grant.MaySubscribe("sports.a") || claims.Grant.MaySubscribe("chat") {
 		t.Errorf("%+v", claims)
 	}
 	for _, other := range []auth.Options{{Issuer: "x", Audience: o.Audience}, {Issuer: o.Issuer, Audience: "x"}} {
