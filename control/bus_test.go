@@ -15,8 +15,8 @@ import (
 	"nabat/proto/policy"
 )
 
-// blocks returns the lines of the blocks of BUS.md with this tag.
-func blocks(t *testing.T, text, tag string) (lines []string) {
+// examples returns the lines of the blocks of BUS.md with this tag.
+func examples(t *testing.T, text, tag string) (lines []string) {
 	t.Helper()
 	for _, part := range strings.Split(text, "\n```json "+tag+"\n")[1:] {
 		block, _, _ := strings.Cut(part, "\n```")
@@ -53,7 +53,7 @@ func TestBUSNamesEveryRequestAndItsExamplesAreAnswered(t *testing.T) {
 	for _, e := range info.Endpoints {
 		served = append(served, e.Subject+" "+e.Name)
 		verb := strings.TrimPrefix(e.Subject, bus.APIPrefix)
-		for _, line := range blocks(t, text, "request "+verb) {
+		for _, line := range examples(t, text, "request "+verb) {
 			m, err := r.nc.Request(e.Subject, []byte(line), patience)
 			if err != nil || m.Header.Get(micro.ErrorCodeHeader) != "" || !json.Valid(m.Data) {
 				t.Errorf("%s %s: %v %v", e.Subject, line, m, err)
@@ -86,14 +86,14 @@ func TestTheDocumentsInBUSAreRead(t *testing.T) {
 			keys, err := auth.ParseSigning(b)
 			// The three documents are of the same keys.
 			for doc, got := range map[string][]byte{bus.KeyJWKS: auth.EncodeJWKS(keys...), bus.KeySymmetric: auth.EncodeSymmetric(keys...)} {
-				if want := blocks(t, text, doc)[0]; err == nil && string(got) != want {
+				if want := examples(t, text, doc)[0]; err == nil && string(got) != want {
 					t.Errorf("%s would be %s, the text has %s", doc, got, want)
 				}
 			}
 			return err
 		},
 	} {
-		for _, line := range blocks(t, text, tag) {
+		for _, line := range examples(t, text, tag) {
 			if err := read([]byte(line)); err != nil {
 				t.Errorf("%s: %v", tag, err)
 			}

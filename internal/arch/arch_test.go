@@ -59,14 +59,16 @@ var table = []arch.Package{
 	// Control, bottom up.
 	{Path: "control/internal/metrics", Why: "counters"},
 	{Path: "control/internal/tokens", Imports: []string{"internal/auth", "internal/bus", "proto/grant"}, Why: "keys and what is signed with them"},
+	{Path: "control/internal/blocks", Imports: []string{"internal/auth", "internal/bus", "proto/block"}, Why: "revoked tokens and blocked users, on the bus"},
+	{Path: "control/internal/issuers", Imports: []string{"control/internal/metrics", "internal/auth", "internal/bus", "proto/grant"}, Why: "keys of others, from their servers to the bus"},
 	{Path: "control/internal/policies", Imports: []string{"internal/bus", "proto/policy"}, Why: "policies from file to bus"},
 	{Path: "control/internal/streams", Imports: []string{"control/internal/metrics", "internal/bus", "proto/policy", "proto/subject"}, Why: "streams of the policies in force, which it asks a caller's interface for"},
 	{Path: "control/internal/console", Why: "pages: files and nothing else"},
 	{Path: "control/internal/api", Imports: []string{
-		"control/internal/metrics", "control/internal/policies", "control/internal/tokens", "internal/bus", "proto", "proto/grant", "proto/subject",
+		"control/internal/blocks", "control/internal/metrics", "control/internal/policies", "control/internal/tokens", "internal/bus", "proto", "proto/block", "proto/grant", "proto/subject",
 	}, Why: "the verbs, over HTTP and NATS"},
 	{Path: "control", Imports: []string{
-		"control/internal/api", "control/internal/console", "control/internal/metrics", "control/internal/policies", "control/internal/streams",
+		"control/internal/api", "control/internal/blocks", "control/internal/console", "control/internal/issuers", "control/internal/metrics", "control/internal/policies", "control/internal/streams",
 		"control/internal/tokens", "internal/bus", "proto/policy", "proto/subject",
 	}, Why: "wires control: the only place where its parts meet"},
 
@@ -103,7 +105,7 @@ var rules = arch.Rules{
 			"*/metrics", "internal/ops",
 			"edge", "control", "deploy/nabat", // New takes the registry that main makes and ops serves
 		}, Why: "who counts does not know who collects"},
-		{Module: "crypto/tls", Users: []string{"edge/internal/tlsconn", "client"}, Why: "one place knows how it must be driven on a loop"},
+		{Module: "crypto/tls", Users: []string{"edge/internal/tlsconn", "client", "control/internal/issuers"}, Why: "one place knows how it must be driven on a loop; HTTP clients name whom they trust"},
 		{Module: "github.com/golang-jwt", Users: []string{"internal/auth"}, Why: "one place verifies tokens"},
 		{Module: "github.com/knadh/koanf", Users: []string{"internal/config"}, Why: "one place reads settings"},
 		{Module: "github.com/spf13/cobra", Users: []string{"deploy/nabat", "loadtest"}, Why: "only mains have commands"},

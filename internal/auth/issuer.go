@@ -211,7 +211,7 @@ func (i *issuerKeys) keeps(old *issuerKeys) bool {
 		return false
 	}
 	for id, k := range old.keys {
-		if !k.equal(i.keys[id]) {
+		if !k.Equal(i.keys[id]) {
 			return false
 		}
 	}

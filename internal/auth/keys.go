@@ -212,7 +212,7 @@ func Merge(sets ...*KeySet) *KeySet {
 // of it: then what was verified with old stays verified.
 func (s *KeySet) keeps(old *KeySet) bool {
 	for id, k := range old.keys {
-		if !k.equal(s.keys[id]) {
+		if !k.Equal(s.keys[id]) {
 			return false
 		}
 	}
@@ -225,7 +225,8 @@ func (s *KeySet) keeps(old *KeySet) bool {
 	return len(s.issuers) == len(old.issuers)
 }
 
-func (k Key) equal(o Key) bool {
+// Equal reports whether both are the same key under the same id.
+func (k Key) Equal(o Key) bool {
 	if k.ID != o.ID || k.Algorithm != o.Algorithm || subtle.ConstantTimeCompare(k.secret, o.secret) != 1 {
 		return false
 	}
