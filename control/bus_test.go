@@ -12,6 +12,7 @@ import (
 
 	"nabat/internal/auth"
 	"nabat/internal/bus"
+	"nabat/proto/block"
 	"nabat/proto/policy"
 )
 
@@ -80,7 +81,21 @@ func TestTheDocumentsInBUSAreRead(t *testing.T) {
 			}
 			return err
 		},
-		bus.KeyJWKS:      func(b []byte) error { _, err := auth.ParseJWKS(b); return err },
+		bus.KeyJWKS: func(b []byte) error { _, err := auth.ParseJWKS(b); return err },
+		bus.KeyIssuers: func(b []byte) error {
+			set, err := auth.DecodeIssuers(b)
+			if err == nil && string(set.Encode()) != strings.ReplaceAll(string(b), ">", `\u003e`) {
+				t.Errorf("issuers are written %s", set.Encode())
+			}
+			return err
+		},
+		"block": func(b []byte) error {
+			e, err := block.Decode(b)
+			if err == nil && string(e.Encode()) != string(b) {
+				t.Errorf("blocks are written %s", e.Encode())
+			}
+			return err
+		},
 		bus.KeySymmetric: func(b []byte) error { _, err := auth.ParseSymmetric(b); return err },
 		bus.KeySigning: func(b []byte) error {
 			keys, err := auth.ParseSigning(b)
@@ -99,7 +114,7 @@ func TestTheDocumentsInBUSAreRead(t *testing.T) {
 			}
 		}
 	}
-	for _, name := range []string{bus.BucketConfig, bus.BucketKeys, bus.HeaderEvent, bus.HeaderExclude, bus.HeaderKey, bus.HeaderUser, bus.HeaderConnection, bus.HeaderBody} {
+	for _, name := range []string{bus.BucketConfig, bus.BucketKeys, bus.BucketBlocks, bus.HeaderEvent, bus.HeaderExclude, bus.HeaderKey, bus.HeaderUser, bus.HeaderConnection, bus.HeaderBody} {
 		if !strings.Contains(text, "`"+name+"`") {
 			t.Errorf("BUS.md does not name %s", name)
 		}

@@ -71,6 +71,9 @@ func New(cfg Config, log *slog.Logger, reg *prometheus.Registry) (*Control, erro
 	if err != nil {
 		return nil, err
 	}
+	if others.Has(cfg.Issuer) {
+		return nil, fmt.Errorf("issuers: %q is control's own issuer: its tokens are verified with the cluster's keys", cfg.Issuer)
+	}
 	c := &Control{cfg: cfg, log: log}
 	starting := errors.New("control: starting")
 	c.state.Store(&starting)

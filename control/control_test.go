@@ -301,6 +301,9 @@ func TestConfigurationRefusals(t *testing.T) {
 		{"keys that sign before now", func(c *Config) { c.KeyLead = -1 }, "key_lead is -1ns"},
 		{"keys that wait as long as they live", func(c *Config) { c.KeyAge, c.KeyLead = time.Hour, time.Hour }, "key_lead is 1h0m0s"},
 		{"a bad file of issuers", func(c *Config) { c.Issuers = write("i.yaml", "issuers:\n - iss: a\n   jwks: b") }, "i.yaml: yaml: unmarshal errors:\n  line 3: field jwks not found"},
+		{"an issuer that is control itself", func(c *Config) {
+			c.Issuer, c.Issuers = "me", write("me.yaml", "issuers:\n - {iss: me, audience: a, jwks_url: \"https://x/\"}")
+		}, "control's own issuer"},
 		{"a missing file of issuers", func(c *Config) { c.Issuers = filepath.Join(dir, "no.yaml") }, "no.yaml"},
 		{"no NATS", func(c *Config) { c.NATSURL = "" }, "nats_url is empty"},
 		{"a live prefix that rooms begin with", func(c *Config) { c.LivePrefix = "room.live." }, "neither may begin with the other"},

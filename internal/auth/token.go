@@ -279,7 +279,7 @@ func explain(err error, c *claims, now time.Time) *wire.Error {
 	case errors.Is(err, jwt.ErrTokenInvalidClaims):
 		return refuse(wire.TokenClaims, "a claim has the wrong form: %v", err)
 	case errors.As(err, &shape):
-		return refuse(wire.TokenClaims, "claim %s has the wrong form: a %s stands where none belongs", shape.Field, shape.Value)
+		return refuse(wire.TokenClaims, "claim %s has the wrong form: a %s stands where none belongs", strings.TrimPrefix(shape.Field, "RegisteredClaims."), shape.Value)
 	}
 	return refuse(wire.TokenMalformed, "the token is not a JWT: three parts in base64url with dots between")
 }

@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -74,6 +75,11 @@ type entry struct {
 type Config struct {
 	sources []source
 	file    []byte // that it was read from
+}
+
+// Has reports whether one of the issuers has that name.
+func (c *Config) Has(name string) bool {
+	return slices.ContainsFunc(c.sources, func(s source) bool { return s.rules.Name == name })
 }
 
 // ReadFile reads the YAML file of issuers; an empty name is none.
