@@ -23,8 +23,8 @@ import (
 var pollInterval = 2 * time.Second
 
 // firstPause is the pause after a fetch that failed; it doubles up to the
-// refresh interval.
-const firstPause = time.Second
+// refresh interval. Variable for tests.
+var firstPause = time.Second
 
 // Options of a Keeper.
 type Options struct {

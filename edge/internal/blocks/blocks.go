@@ -14,18 +14,52 @@ import (
 )
 
 // List holds the entries in force. Safe from any goroutine; a handshake takes
-// the lock for two look-ups at most, and for none while the list is empty.
+// the lock for three look-ups, and not at all while the list is empty.
 type List struct {
 	known   atomic.Bool
 	entries atomic.Int64
 
-	// mu guards byKey.
-	mu    sync.RWMutex
-	byKey map[string]*block.Entry
+	// mu guards the tables.
+	mu     sync.RWMutex
+	tables tables
+}
+
+// tables hold the entries by their key in the bucket, and by subject, because a
+// key takes a digest.
+type tables struct {
+	byKey                 map[string]*block.Entry
+	users, issued, tokens map[string]*block.Entry
+}
+
+func newTables() tables {
+	return tables{make(map[string]*block.Entry), make(map[string]*block.Entry), make(map[string]*block.Entry), make(map[string]*block.Entry)}
+}
+
+// of is the table of a kind by subject.
+func (t *tables) of(kind block.Kind) map[string]*block.Entry {
+	switch kind {
+	case block.User:
+		return t.users
+	case block.Issued:
+		return t.issued
+	}
+	return t.tokens
+}
+
+func (t *tables) set(key string, e *block.Entry) {
+	t.byKey[key] = e
+	t.of(e.Kind)[e.Subject] = e
+}
+
+func (t *tables) remove(key string) {
+	if e := t.byKey[key]; e != nil {
+		delete(t.byKey, key)
+		delete(t.of(e.Kind), e.Subject)
+	}
 }
 
 // New returns a list that knows nothing yet.
-func New() *List { return &List{byKey: make(map[string]*block.Entry)} }
+func New() *List { return &List{tables: newTables()} }
 
 // Known reports whether the list has been read once: before that nobody can be
 // told whether his token still counts.
@@ -37,7 +71,7 @@ func (l *List) Len() int { return int(l.entries.Load()) }
 // Replace takes the whole list, by the keys of the bucket. Entries that cannot be
 // read are left out and reported. stricter tells that an entry is new or another.
 func (l *List) Replace(all map[string][]byte) (stricter bool, bad []error) {
-	fresh := make(map[string]*block.Entry, len(all))
+	fresh := newTables()
 	for key, value := range all {
 		e, err := block.Decode(value)
 		if err == nil && e.Key() != key {
@@ -47,17 +81,17 @@ func (l *List) Replace(all map[string][]byte) (stricter bool, bad []error) {
 			bad = append(bad, err)
 			continue
 		}
-		fresh[key] = e
+		fresh.set(key, e)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for key, e := range fresh {
-		if old := l.byKey[key]; old == nil || *old != *e {
+	for key, e := range fresh.byKey {
+		if old := l.tables.byKey[key]; old == nil || *old != *e {
 			stricter = true
 		}
 	}
-	l.byKey = fresh
-	l.entries.Store(int64(len(fresh)))
+	l.tables = fresh
+	l.entries.Store(int64(len(fresh.byKey)))
 	l.known.Store(true)
 	return stricter, bad
 }
@@ -76,11 +110,11 @@ func (l *List) Set(key string, value []byte) (stricter bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if e == nil {
-		delete(l.byKey, key)
+		l.tables.remove(key)
 	} else {
-		l.byKey[key] = e
+		l.tables.set(key, e)
 	}
-	l.entries.Store(int64(len(l.byKey)))
+	l.entries.Store(int64(len(l.tables.byKey)))
 	return e != nil, nil
 }
 
@@ -90,32 +124,24 @@ func (l *List) Check(id *session.Identity, now time.Time) *wire.Error {
 	if id == nil || l.entries.Load() == 0 {
 		return nil
 	}
-	if e := l.find(block.User, id.User, now); e != nil {
+	l.mu.RLock()
+	user, issued, token := l.tables.users[id.User], l.tables.issued[id.User], l.tables.tokens[id.TokenID]
+	l.mu.RUnlock()
+	switch {
+	case inForce(user, now):
 		reason := "this user is blocked"
-		if e.Until != 0 {
-			reason += " until " + time.Unix(e.Until, 0).UTC().Format(time.RFC3339)
+		if user.Until != 0 {
+			reason += " until " + date(user.Until)
 		}
 		return &wire.Error{Code: wire.UserBlocked, Reason: reason}
-	}
-	if e := l.find(block.Issued, id.User, now); e != nil && int64(id.Issued) < e.Before {
-		return &wire.Error{Code: wire.TokenRevoked, Reason: "this user's tokens that were issued before " +
-			time.Unix(e.Before, 0).UTC().Format(time.RFC3339) + " are revoked: get a new one"}
-	}
-	if l.find(block.Token, id.TokenID, now) != nil {
+	case inForce(issued, now) && int64(id.Issued) < issued.Before:
+		return &wire.Error{Code: wire.TokenRevoked, Reason: "this user's tokens that were issued before " + date(issued.Before) + " are revoked: get a new one"}
+	case inForce(token, now):
 		return &wire.Error{Code: wire.TokenRevoked, Reason: "the token is revoked"}
 	}
 	return nil
 }
 
-func (l *List) find(kind block.Kind, subject string, now time.Time) *block.Entry {
-	if subject == "" {
-		return nil
-	}
-	key := block.Key(kind, subject)
-	l.mu.RLock()
-	defer l.mu.RUnlock()
-	if e := l.byKey[key]; e != nil && !e.Over(now) {
-		return e
-	}
-	return nil
-}
+func inForce(e *block.Entry, now time.Time) bool { return e != nil && !e.Over(now) }
+
+func date(unix int64) string { return time.Unix(unix, 0).UTC().Format(time.RFC3339) }
