@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-func (a *app) keysCommand() *cobra.Command {
+func keysCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "keys",
 		Short: "List the keys that sign tokens, or make new ones",
@@ -21,12 +21,12 @@ func (a *app) keysCommand() *cobra.Command {
 		Args:    exactly(),
 	}
 	q := a.asker(cmd)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return a.printKeys(cmd, q, "keys.list", struct{}{}) }
-	cmd.AddCommand(a.rotateCommand())
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return q.printKeys(cmd, "keys.list", struct{}{}) }
+	cmd.AddCommand(rotateCommand(a))
 	return cmd
 }
 
-func (a *app) rotateCommand() *cobra.Command {
+func rotateCommand(a *app) *cobra.Command {
 	var r struct {
 		AtOnce bool `json:"at_once,omitempty"`
 		Drop   bool `json:"drop,omitempty"`
@@ -42,11 +42,11 @@ func (a *app) rotateCommand() *cobra.Command {
 	cmd.Flags().BoolVar(&r.AtOnce, "at-once", false, "let them sign now")
 	cmd.Flags().BoolVar(&r.Drop, "drop", false, "let them sign now, and remove all others")
 	q := a.asker(cmd)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return a.printKeys(cmd, q, "keys.rotate", r) }
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return q.printKeys(cmd, "keys.rotate", r) }
 	return cmd
 }
 
-func (a *app) printKeys(cmd *cobra.Command, q *asker, verb string, request any) error {
+func (q *asker) printKeys(cmd *cobra.Command, verb string, request any) error {
 	var answer struct {
 		Keys []struct {
 			ID        string `json:"kid"`
@@ -58,7 +58,7 @@ func (a *app) printKeys(cmd *cobra.Command, q *asker, verb string, request any) 
 		}
 	}
 	return q.run(cmd, verb, request, &answer, func() {
-		t := newTable(a.stdout, "KEY", "ALGORITHM", "STATE", "CREATED", "SIGNS FROM", "UNTIL")
+		t := newTable(q.app.stdout, "KEY", "ALGORITHM", "STATE", "CREATED", "SIGNS FROM", "UNTIL")
 		for _, k := range answer.Keys {
 			t.row(k.ID, k.Algorithm, k.State, date(k.Created), date(k.SignsFrom), date(k.Until))
 		}
@@ -66,7 +66,7 @@ func (a *app) printKeys(cmd *cobra.Command, q *asker, verb string, request any) 
 	})
 }
 
-func (a *app) revokeCommand() *cobra.Command {
+func revokeCommand(a *app) *cobra.Command {
 	var token, user, before, reason string
 	cmd := &cobra.Command{
 		Use:   "revoke [ID]",
@@ -103,7 +103,7 @@ func (a *app) revokeCommand() *cobra.Command {
 			if len(args) == 1 {
 				request["jti"] = args[0]
 			}
-			return a.printEntry(cmd, q, "token.revoke", request)
+			return q.printEntry(cmd, "token.revoke", request)
 		}
 		request := map[string]any{"user": user, "reason": reason}
 		if before != "" {
@@ -113,7 +113,7 @@ func (a *app) revokeCommand() *cobra.Command {
 			}
 			request["issued_before"] = at.Unix()
 		}
-		return a.printEntry(cmd, q, "user.revoke", request)
+		return q.printEntry(cmd, "user.revoke", request)
 	}
 	return cmd
 }
@@ -126,7 +126,7 @@ func moment(text string, now time.Time) (time.Time, error) {
 	return time.Parse(time.RFC3339, text)
 }
 
-func (a *app) blockCommand() *cobra.Command {
+func blockCommand(a *app) *cobra.Command {
 	var duration time.Duration
 	var reason string
 	cmd := &cobra.Command{
@@ -148,12 +148,12 @@ func (a *app) blockCommand() *cobra.Command {
 		case duration > 0:
 			request["for"] = duration.String()
 		}
-		return a.printEntry(cmd, q, "user.block", request)
+		return q.printEntry(cmd, "user.block", request)
 	}
 	return cmd
 }
 
-func (a *app) unblockCommand() *cobra.Command {
+func unblockCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "unblock USER",
 		Short: "Let a user in again",
@@ -197,7 +197,7 @@ func (e *blockEntry) says() (kind, subject string) {
 	return "user blocked", e.User
 }
 
-func (a *app) printEntry(cmd *cobra.Command, q *asker, verb string, request any) error {
+func (q *asker) printEntry(cmd *cobra.Command, verb string, request any) error {
 	var e blockEntry
 	return q.run(cmd, verb, request, &e, func() {
 		kind, subject := e.says()
@@ -205,11 +205,11 @@ func (a *app) printEntry(cmd *cobra.Command, q *asker, verb string, request any)
 		if e.Until != 0 {
 			end = "until " + date(e.Until)
 		}
-		fmt.Fprintf(a.stdout, "%s: %s, %s\n", subject, kind, end)
+		fmt.Fprintf(q.app.stdout, "%s: %s, %s\n", subject, kind, end)
 	})
 }
 
-func (a *app) blocksCommand() *cobra.Command {
+func blocksCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "blocks",
 		Short: "List revoked tokens and blocked users",

@@ -65,7 +65,7 @@ func (a *app) tokenCommand() *cobra.Command {
 		fmt.Fprintln(a.stdout, token)
 		return nil
 	}
-	cmd.AddCommand(a.revokeCommand())
+	cmd.AddCommand(revokeCommand(a))
 	return cmd
 }
 
