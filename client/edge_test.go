@@ -74,6 +74,8 @@ func newEdges(t rig, history *policy.History) *realEdges {
 		{bus.BucketConfig, bus.KeyPolicies, r.set.Encode()},
 		{bus.BucketConfig, bus.KeyJWKS, auth.EncodeJWKS()},
 		{bus.BucketKeys, bus.KeySymmetric, auth.EncodeSymmetric(key)},
+		{bus.BucketKeys, bus.KeyIssuers, new(auth.IssuerSet).Encode()},
+		{bus.BucketBlocks, "token.none", []byte("{}")}, // makes the bucket; edges leave it out
 	} {
 		kv, err := bus.EnsureBucket(t.Context(), js, d.bucket, "", 1)
 		if err != nil {

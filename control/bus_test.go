@@ -12,11 +12,12 @@ import (
 
 	"nabat/internal/auth"
 	"nabat/internal/bus"
+	"nabat/proto/block"
 	"nabat/proto/policy"
 )
 
-// blocks returns the lines of the blocks of BUS.md with this tag.
-func blocks(t *testing.T, text, tag string) (lines []string) {
+// examples returns the lines of the blocks of BUS.md with this tag.
+func examples(t *testing.T, text, tag string) (lines []string) {
 	t.Helper()
 	for _, part := range strings.Split(text, "\n```json "+tag+"\n")[1:] {
 		block, _, _ := strings.Cut(part, "\n```")
@@ -53,7 +54,7 @@ func TestBUSNamesEveryRequestAndItsExamplesAreAnswered(t *testing.T) {
 	for _, e := range info.Endpoints {
 		served = append(served, e.Subject+" "+e.Name)
 		verb := strings.TrimPrefix(e.Subject, bus.APIPrefix)
-		for _, line := range blocks(t, text, "request "+verb) {
+		for _, line := range examples(t, text, "request "+verb) {
 			m, err := r.nc.Request(e.Subject, []byte(line), patience)
 			if err != nil || m.Header.Get(micro.ErrorCodeHeader) != "" || !json.Valid(m.Data) {
 				t.Errorf("%s %s: %v %v", e.Subject, line, m, err)
@@ -80,26 +81,40 @@ func TestTheDocumentsInBUSAreRead(t *testing.T) {
 			}
 			return err
 		},
-		bus.KeyJWKS:      func(b []byte) error { _, err := auth.ParseJWKS(b); return err },
+		bus.KeyJWKS: func(b []byte) error { _, err := auth.ParseJWKS(b); return err },
+		bus.KeyIssuers: func(b []byte) error {
+			set, err := auth.DecodeIssuers(b)
+			if err == nil && string(set.Encode()) != strings.ReplaceAll(string(b), ">", `\u003e`) {
+				t.Errorf("issuers are written %s", set.Encode())
+			}
+			return err
+		},
+		"block": func(b []byte) error {
+			e, err := block.Decode(b)
+			if err == nil && string(e.Encode()) != string(b) {
+				t.Errorf("blocks are written %s", e.Encode())
+			}
+			return err
+		},
 		bus.KeySymmetric: func(b []byte) error { _, err := auth.ParseSymmetric(b); return err },
 		bus.KeySigning: func(b []byte) error {
 			keys, err := auth.ParseSigning(b)
 			// The three documents are of the same keys.
 			for doc, got := range map[string][]byte{bus.KeyJWKS: auth.EncodeJWKS(keys...), bus.KeySymmetric: auth.EncodeSymmetric(keys...)} {
-				if want := blocks(t, text, doc)[0]; err == nil && string(got) != want {
+				if want := examples(t, text, doc)[0]; err == nil && string(got) != want {
 					t.Errorf("%s would be %s, the text has %s", doc, got, want)
 				}
 			}
 			return err
 		},
 	} {
-		for _, line := range blocks(t, text, tag) {
+		for _, line := range examples(t, text, tag) {
 			if err := read([]byte(line)); err != nil {
 				t.Errorf("%s: %v", tag, err)
 			}
 		}
 	}
-	for _, name := range []string{bus.BucketConfig, bus.BucketKeys, bus.HeaderEvent, bus.HeaderExclude, bus.HeaderKey, bus.HeaderUser, bus.HeaderConnection, bus.HeaderBody} {
+	for _, name := range []string{bus.BucketConfig, bus.BucketKeys, bus.BucketBlocks, bus.HeaderEvent, bus.HeaderExclude, bus.HeaderKey, bus.HeaderUser, bus.HeaderConnection, bus.HeaderBody} {
 		if !strings.Contains(text, "`"+name+"`") {
 			t.Errorf("BUS.md does not name %s", name)
 		}

@@ -57,6 +57,14 @@ type Config struct {
 	// Issuer and Audience are written into tokens, when set.
 	Issuer   string `config:"issuer" help:"issuer written into tokens (iss)"`
 	Audience string `config:"audience" help:"audience written into tokens (aud)"`
+	// KeyAge is after what time a signing key gets a successor. Default 0: only by
+	// nabat keys rotate. At least an hour.
+	KeyAge time.Duration `config:"key_age" help:"age at which signing keys are rotated, such as 720h; 0 for only by command"`
+	// KeyLead is how long a new key is published before it signs, so that every
+	// edge has it by then. Default 1 min.
+	KeyLead time.Duration `config:"key_lead" help:"how long a new signing key is published before it signs"`
+	// Issuers is the YAML file with other issuers whose tokens are accepted.
+	Issuers string `config:"issuers" help:"YAML file with other issuers whose tokens are accepted"`
 	// EdgeURL is where the pages find an edge. Empty: this host, port 8080.
 	EdgeURL string `config:"edge_url" help:"where the pages find an edge, such as https://edge.example.com; this host at port 8080 when empty"`
 	// Dev opens the API without a key on a loopback address, and lets everybody
@@ -71,7 +79,7 @@ type Config struct {
 // Defaults returns the configuration of a control that was told nothing.
 func Defaults() Config {
 	return Config{Listen: "127.0.0.1:8090", OpsListen: "127.0.0.1:9091", NATSURL: "nats://127.0.0.1:4222", NATSInbox: bus.InboxControl, SubjectPrefix: subject.RoomPrefix, LivePrefix: bus.LivePrefix,
-		StreamVerify: 10 * time.Second, StreamGrace: 10 * time.Minute, Replicas: 1, TokenTTL: time.Hour, MaxTokenTTL: 30 * 24 * time.Hour, LogLevel: "info", LogFormat: "text"}
+		StreamVerify: 10 * time.Second, StreamGrace: 10 * time.Minute, Replicas: 1, TokenTTL: time.Hour, MaxTokenTTL: 30 * 24 * time.Hour, KeyLead: time.Minute, LogLevel: "info", LogFormat: "text"}
 }
 
 // Check reports the first setting that cannot work, by its key.
@@ -85,6 +93,10 @@ func (c *Config) Check() error {
 		return fmt.Errorf("replicas is %d: must be 1, 3 or 5", c.Replicas)
 	case c.TokenTTL < time.Second || c.TokenTTL > c.MaxTokenTTL:
 		return fmt.Errorf("token_ttl is %s: must be 1s to max_token_ttl (%s)", c.TokenTTL, c.MaxTokenTTL)
+	case c.KeyAge != 0 && c.KeyAge < time.Hour:
+		return fmt.Errorf("key_age is %s: must be 0, or at least 1h", c.KeyAge)
+	case c.KeyLead < 0 || c.KeyAge != 0 && c.KeyLead > c.KeyAge/2:
+		return fmt.Errorf("key_lead is %s: must not be negative, and at most half of key_age", c.KeyLead)
 	case c.StreamVerify < 100*time.Millisecond:
 		return fmt.Errorf("stream_verify is %s: must be at least 100ms", c.StreamVerify)
 	case c.StreamGrace < 0:

@@ -20,7 +20,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"nabat/control/internal/api"
+	"nabat/control/internal/blocks"
 	"nabat/control/internal/console"
+	"nabat/control/internal/issuers"
 	"nabat/control/internal/metrics"
 	"nabat/control/internal/policies"
 	"nabat/control/internal/streams"
@@ -38,6 +40,8 @@ type Control struct {
 	js       jetstream.JetStream
 	listener net.Listener
 	tokens   *tokens.Issuer
+	blocks   *blocks.Keeper
+	issuers  *issuers.Keeper
 	policies *policies.Publisher
 	streams  *streams.Keeper
 	api      *api.API
@@ -63,20 +67,27 @@ func New(cfg Config, log *slog.Logger, reg *prometheus.Registry) (*Control, erro
 	if err != nil {
 		return nil, err
 	}
+	others, err := issuers.ReadFile(cfg.Issuers)
+	if err != nil {
+		return nil, err
+	}
+	if others.Has(cfg.Issuer) {
+		return nil, fmt.Errorf("issuers: %q is control's own issuer: its tokens are verified with the cluster's keys", cfg.Issuer)
+	}
 	c := &Control{cfg: cfg, log: log}
 	starting := errors.New("control: starting")
 	c.state.Store(&starting)
 	if c.listener, err = net.Listen("tcp", cfg.Listen); err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", cfg.Listen, err)
 	}
-	if err := c.open(key, initial, reg); err != nil {
+	if err := c.open(key, initial, others, reg); err != nil {
 		c.close()
 		return nil, err
 	}
 	return c, nil
 }
 
-func (c *Control) open(key string, initial *policy.Set, reg *prometheus.Registry) (err error) {
+func (c *Control) open(key string, initial *policy.Set, others *issuers.Config, reg *prometheus.Registry) (err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	if c.nc, err = bus.Connect(ctx, bus.Options{URL: c.cfg.NATSURL, Credentials: c.cfg.NATSCredentials, Token: c.cfg.NATSToken,
@@ -93,11 +104,14 @@ func (c *Control) open(key string, initial *policy.Set, reg *prometheus.Registry
 			return fmt.Errorf("metrics: %w", err)
 		}
 	}
-	c.tokens = tokens.New(tokens.Options{TTL: c.cfg.TokenTTL, MaxTTL: c.cfg.MaxTokenTTL, Issuer: c.cfg.Issuer, Audience: c.cfg.Audience})
+	c.tokens = tokens.New(tokens.Options{TTL: c.cfg.TokenTTL, MaxTTL: c.cfg.MaxTokenTTL, Issuer: c.cfg.Issuer, Audience: c.cfg.Audience,
+		KeyAge: c.cfg.KeyAge, KeyLead: c.cfg.KeyLead, Log: c.log})
+	c.blocks = blocks.New(blocks.Options{Keep: c.cfg.MaxTokenTTL, Log: c.log})
+	c.issuers = issuers.New(issuers.Options{Config: others, File: c.cfg.Issuers, Counts: counts, Log: c.log})
 	c.policies = policies.New(initial, c.log)
 	c.streams = streams.New(streams.Options{JetStream: c.js, Policies: c.policies, Prefix: c.cfg.SubjectPrefix, Live: c.cfg.LivePrefix,
 		Interval: c.cfg.StreamVerify, Grace: c.cfg.StreamGrace, Counts: counts, Log: c.log})
-	c.api = api.New(api.Options{Tokens: c.tokens, Policies: c.policies, NATS: c.nc, Prefix: c.cfg.SubjectPrefix, Key: key, Counts: counts, Log: c.log})
+	c.api = api.New(api.Options{Tokens: c.tokens, Blocks: c.blocks, Policies: c.policies, NATS: c.nc, Prefix: c.cfg.SubjectPrefix, Key: key, Counts: counts, Log: c.log})
 	pages := http.NewServeMux()
 	pages.Handle("/v1/", c.api.HTTP())
 	pages.Handle("/openapi.yaml", c.api.HTTP())
@@ -136,6 +150,9 @@ func (c *Control) Run(ctx context.Context) error {
 	wg.Go(func() {
 		if c.prepare(inner) {
 			wg.Go(func() { c.streams.Run(inner) })
+			wg.Go(func() { c.tokens.Run(inner, c.js) })
+			wg.Go(func() { c.blocks.Run(inner) })
+			wg.Go(func() { c.issuers.Run(inner) })
 			c.follow(inner)
 		}
 	})
@@ -194,6 +211,15 @@ func (c *Control) publish(ctx context.Context) error {
 	}
 	secrets, err := bus.EnsureBucket(ctx, c.js, bus.BucketKeys, "Nabat: secret keys", c.cfg.Replicas)
 	if err != nil {
+		return err
+	}
+	// Edges serve nobody before they have read this one: it comes first.
+	blocked, err := bus.EnsureBucket(ctx, c.js, bus.BucketBlocks, "Nabat: revoked tokens and blocked users", c.cfg.Replicas)
+	if err != nil {
+		return err
+	}
+	c.blocks.Prepare(blocked)
+	if err := c.issuers.Publish(ctx, secrets); err != nil {
 		return err
 	}
 	if err := c.tokens.Prepare(ctx, config, secrets); err != nil {

@@ -161,7 +161,7 @@ func TestATokenFromEitherDoorIsVerifiedByWhatEdgesRead(t *testing.T) {
 		if werr != nil {
 			t.Fatal(werr)
 		}
-		if claims.User != "alice" || !claims.Grant.MaySubscribe("sports.a") || claims.Expires != reply.Expires {
+		if claims.User != "alice" || !claims.Grant.MaySubscribe("sports.a") || int64(claims.Expires) != reply.Expires {
 			t.Fatalf("%+v", claims)
 		}
 	}
@@ -193,7 +193,7 @@ func TestReplicasAgreeOnKeysAndAreDiscoverable(t *testing.T) {
 		t.Fatal(err)
 	}
 	var info micro.Info
-	if err := json.Unmarshal(m.Data, &info); err != nil || len(info.Endpoints) != 4 {
+	if err := json.Unmarshal(m.Data, &info); err != nil || len(info.Endpoints) != 11 {
 		t.Fatalf("%s: %v", m.Data, err)
 	}
 }
@@ -297,6 +297,14 @@ func TestConfigurationRefusals(t *testing.T) {
 		{"a missing policy file", func(c *Config) { c.Policies = filepath.Join(dir, "none.yaml") }, "none.yaml"},
 		{"a bad replica count", func(c *Config) { c.Replicas = 2 }, "must be 1, 3 or 5"},
 		{"a bad token life", func(c *Config) { c.TokenTTL = 0 }, "token_ttl is 0s"},
+		{"keys that age in minutes", func(c *Config) { c.KeyAge = time.Minute }, "key_age is 1m0s"},
+		{"keys that sign before now", func(c *Config) { c.KeyLead = -1 }, "key_lead is -1ns"},
+		{"keys that wait as long as they live", func(c *Config) { c.KeyAge, c.KeyLead = time.Hour, time.Hour }, "key_lead is 1h0m0s"},
+		{"a bad file of issuers", func(c *Config) { c.Issuers = write("i.yaml", "issuers:\n - iss: a\n   jwks: b") }, "i.yaml: yaml: unmarshal errors:\n  line 3: field jwks not found"},
+		{"an issuer that is control itself", func(c *Config) {
+			c.Issuer, c.Issuers = "me", write("me.yaml", "issuers:\n - {iss: me, audience: a, jwks_url: \"https://x/\"}")
+		}, "control's own issuer"},
+		{"a missing file of issuers", func(c *Config) { c.Issuers = filepath.Join(dir, "no.yaml") }, "no.yaml"},
 		{"no NATS", func(c *Config) { c.NATSURL = "" }, "nats_url is empty"},
 		{"a live prefix that rooms begin with", func(c *Config) { c.LivePrefix = "room.live." }, "neither may begin with the other"},
 		{"a live prefix that rooms lie under", func(c *Config) { c.LivePrefix, c.SubjectPrefix = "a.", "a.room." }, "neither may begin with the other"},
@@ -492,7 +500,8 @@ func TestOpenAPIDescribesWhatIsServed(t *testing.T) {
 		}
 	}
 	slices.Sort(described)
-	want := []string{"GET /openapi.yaml", "GET /v1/jwks", "GET /v1/policies", "POST /v1/publish", "POST /v1/tokens"}
+	want := []string{"GET /openapi.yaml", "GET /v1/blocks", "GET /v1/jwks", "GET /v1/keys", "GET /v1/policies", "POST /v1/keys/rotate", "POST /v1/publish",
+		"POST /v1/tokens", "POST /v1/tokens/revoke", "POST /v1/users/block", "POST /v1/users/revoke", "POST /v1/users/unblock"}
 	if !slices.Equal(described, want) {
 		t.Fatalf("described %v, served %v", described, want)
 	}

@@ -23,6 +23,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"nabat/edge/internal/ask"
+	"nabat/edge/internal/blocks"
 	"nabat/edge/internal/frame"
 	"nabat/edge/internal/history"
 	"nabat/edge/internal/metrics"
@@ -47,6 +48,7 @@ type Edge struct {
 	verifier  *auth.Verifier
 	verifiers *verifiers
 	tracer    *tracing.Tracer // nil: nothing is traced
+	blocks    *blocks.List
 	deflater  *frame.Deflater // nil: nobody may negotiate compression
 	control   *nats.Conn
 	recovery  *nats.Conn // history is read on a connection of its own
@@ -84,7 +86,7 @@ func New(cfg Config, log *slog.Logger, reg *prometheus.Registry) (*Edge, error) 
 	if err := cfg.complete(); err != nil {
 		return nil, err
 	}
-	e := &Edge{cfg: cfg, log: log.With("node", cfg.Node), origins: newOrigins(cfg.Origins, cfg.Dev),
+	e := &Edge{cfg: cfg, log: log.With("node", cfg.Node), origins: newOrigins(cfg.Origins, cfg.Dev), blocks: blocks.New(),
 		verifier: auth.NewVerifier(auth.Options{Issuer: cfg.Issuer, Audience: cfg.Audience, Leeway: cfg.TokenLeeway}),
 		failed:   make(chan error, 1), hurry: make(chan struct{})}
 	e.quotas, e.began = quota.NewTable(maxOwners), time.Now()
@@ -198,16 +200,6 @@ func (e *Edge) Run(ctx context.Context) error {
 	return nil
 }
 
-// watch follows policies and keys until ctx ends.
-func (e *Edge) watch(ctx context.Context, js jetstream.JetStream) {
-	keys := newKeyRing(e.verifier, e.log, func() { e.keyed.Store(true) })
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	wg.Go(func() { bus.Watch(ctx, js, bus.BucketConfig, bus.KeyPolicies, e.setPolicies) })
-	wg.Go(func() { bus.Watch(ctx, js, bus.BucketConfig, bus.KeyJWKS, keys.setPublic) })
-	wg.Go(func() { bus.Watch(ctx, js, bus.BucketKeys, bus.KeySymmetric, keys.setSymmetric) })
-}
-
 func (e *Edge) setPolicies(value []byte, revision uint64) {
 	set, err := policy.Decode(value)
 	if err != nil {
@@ -233,44 +225,6 @@ func (e *Edge) policy(room string) *policy.Policy {
 		return set.For(room)
 	}
 	return nil
-}
-
-// keyRing joins the two documents that keys come in.
-type keyRing struct {
-	verifier *auth.Verifier
-	log      *slog.Logger
-	ready    func()
-
-	// mu guards public and symmetric.
-	mu                sync.Mutex
-	public, symmetric *auth.KeySet
-}
-
-func newKeyRing(v *auth.Verifier, log *slog.Logger, ready func()) *keyRing {
-	return &keyRing{verifier: v, log: log, ready: ready}
-}
-
-func (k *keyRing) setPublic(value []byte, _ uint64) {
-	k.set(&k.public, value, auth.ParseJWKS)
-}
-
-func (k *keyRing) setSymmetric(value []byte, _ uint64) {
-	k.set(&k.symmetric, value, auth.ParseSymmetric)
-}
-
-func (k *keyRing) set(to **auth.KeySet, value []byte, parse func([]byte) (*auth.KeySet, error)) {
-	set, err := parse(value)
-	if err != nil {
-		k.log.Error("keys from control are not usable; the old ones stay", "error", err)
-		return
-	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	*to = set
-	k.verifier.SetKeys(auth.Merge(k.public, k.symmetric))
-	if k.public != nil && k.symmetric != nil {
-		k.ready()
-	}
 }
 
 // drain moves all clients elsewhere.
@@ -349,6 +303,8 @@ func (e *Edge) Ready() error {
 		return errors.New("edge: no policies yet: is a control service running?")
 	case !e.keyed.Load():
 		return errors.New("edge: no keys yet: is a control service running?")
+	case !e.blocks.Known():
+		return errors.New("edge: no list of blocks yet: is a control service running?")
 	case !e.control.IsConnected():
 		return errors.New("edge: NATS connection control is not connected")
 	}
@@ -357,10 +313,6 @@ func (e *Edge) Ready() error {
 	}
 	return nil
 }
-
-// informed reports whether policies and keys have arrived: before that nobody
-// can be told what is allowed. Safe from any goroutine.
-func (e *Edge) informed() bool { return e.policies.Load() != nil && e.keyed.Load() }
 
 // Addr is the address that clients connect to, host:port; empty when there is
 // none without TLS.

@@ -68,21 +68,28 @@ func (c *cluster) keys() {
 	}
 	c.put(bus.BucketConfig, bus.KeyJWKS, auth.EncodeJWKS(c.ed))
 	c.put(bus.BucketKeys, bus.KeySymmetric, auth.EncodeSymmetric(c.hs))
+	c.put(bus.BucketKeys, bus.KeyIssuers, new(auth.IssuerSet).Encode())
+	c.bucket(bus.BucketBlocks)
 }
 
 func (c *cluster) put(bucket, key string, value []byte) {
+	c.t.Helper()
+	if _, err := c.bucket(bucket).Put(c.t.Context(), key, value); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+func (c *cluster) bucket(name string) jetstream.KeyValue {
 	c.t.Helper()
 	js, err := jetstream.New(c.nc)
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	kv, err := bus.EnsureBucket(c.t.Context(), js, bucket, "", 1)
+	kv, err := bus.EnsureBucket(c.t.Context(), js, name, "", 1)
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	if _, err := kv.Put(c.t.Context(), key, value); err != nil {
-		c.t.Fatal(err)
-	}
+	return kv
 }
 
 // edge starts a node and returns when it is ready. change may be nil.

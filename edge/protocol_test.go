@@ -80,7 +80,7 @@ func TestAPreflightAllowsCredentialsWhereTheAnswerDoes(t *testing.T) {
 
 // A client whose good token was refused for a key that is not known yet would
 // never come back.
-func TestAnEdgeWithoutPoliciesAndKeysAsksToTryAgain(t *testing.T) {
+func TestAnEdgeWithoutPoliciesKeysAndBlocksAsksToTryAgain(t *testing.T) {
 	server, err := natsdev.Start(natsdev.Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -118,6 +118,13 @@ func TestAnEdgeWithoutPoliciesAndKeysAsksToTryAgain(t *testing.T) {
 	c.put(bus.BucketConfig, bus.KeyPolicies, policy.Dev().Encode())
 	c.put(bus.BucketConfig, bus.KeyJWKS, auth.EncodeJWKS())
 	c.put(bus.BucketKeys, bus.KeySymmetric, auth.EncodeSymmetric(c.hs))
+	c.put(bus.BucketKeys, bus.KeyIssuers, new(auth.IssuerSet).Encode())
+	// What is revoked is not known yet: a good token may be one of them.
+	until(t, "the keys are there", e.keyed.Load)
+	if status, body, _ := get(t, e, "/ws?room=a&token="+token, upgradeHeaders()...); status != 503 || !strings.Contains(body, `"unavailable"`) || e.Ready() == nil {
+		t.Errorf("without the blocks: %d %s", status, body)
+	}
+	c.bucket(bus.BucketBlocks)
 	until(t, "the edge is ready", func() bool { return e.Ready() == nil })
 	dial(t, e, "/ws?room=a&token="+token).connected("a")
 }

@@ -94,7 +94,7 @@ func (r *router) serve(h *listen.Handshake, head *listen.Head, rest []byte, path
 	}
 	if err == nil && path != "/echo" && !r.edge.informed() {
 		// Else a good token would be refused for good, by a key not yet known.
-		err = &wire.Error{Code: wire.Unavailable, Reason: "this node has no policies and keys yet: is a control service running?", RetryMS: 1000}
+		err = &wire.Error{Code: wire.Unavailable, Reason: "this node has no policies, keys and blocks yet: is a control service running?", RetryMS: 1000}
 	}
 	if err != nil {
 		r.refuse(h, q, err)

@@ -16,20 +16,36 @@ import (
 func (w *worker) verify(token string, done func(*session.Identity, *wire.Error)) {
 	v, now := w.edge.verifier, w.loop.Now()
 	if claims := v.Cached(token, now); claims != nil {
-		done(identity(claims), nil)
+		w.vet(identity(claims), nil, done)
 		return
 	}
 	if v.Cheap(token) {
-		finishVerify(v, token, now, done)
+		finishVerify(v, token, now, func(id *session.Identity, err *wire.Error) { w.vet(id, err, done) })
 		return
 	}
 	job := verification{token: token, now: now, answer: func(id *session.Identity, err *wire.Error) {
 		// An error of Post means that the loop has stopped: nobody waits.
-		_ = w.loop.Post(func() { done(id, err) })
+		_ = w.loop.Post(func() { w.vet(id, err, done) })
 	}}
 	if !w.edge.verifiers.submit(job) {
 		done(nil, &wire.Error{Code: wire.Overloaded, Reason: "too many tokens are being checked", RetryMS: 1000})
 	}
+}
+
+// vet holds a good token against the blocks, last of all and on the loop: what is
+// revoked later meets a connection that the sweep finds.
+func (w *worker) vet(id *session.Identity, err *wire.Error, done func(*session.Identity, *wire.Error)) {
+	switch {
+	case err == nil:
+		err = w.edge.blocks.Check(id, w.loop.Now())
+	case err.Code == wire.TokenUnknownKey && !w.edge.control.IsConnected():
+		// A key may be newer than what this node knows: that is for it to cure.
+		err = &wire.Error{Code: wire.Unavailable, Reason: "the token's key is not known here, and this node can not ask for new ones now", RetryMS: 1000}
+	}
+	if err != nil {
+		id = nil
+	}
+	done(id, err)
 }
 
 func finishVerify(v *auth.Verifier, token string, now time.Time, done func(*session.Identity, *wire.Error)) {

@@ -2,6 +2,7 @@ package edge
 
 import (
 	"errors"
+	"math"
 	"time"
 
 	"nabat/edge/internal/frame"
@@ -45,6 +46,7 @@ type worker struct {
 	// Rooms whose messages may overtake each other, by the hub's number.
 	conflating map[uint32]*conflated
 	turn       uint64
+	blocked    blockSweep
 }
 
 var (
@@ -56,6 +58,7 @@ func newWorker(e *Edge, index int, sockets sockets) (*worker, error) {
 	w := &worker{edge: e, index: index, hub: hub.New(), counts: new(metrics.Loop),
 		joining: make(map[string][]func(hub.Place, error)), seats: seats.NewHeld(e.addresses, e.users), began: time.Now()}
 	w.conflating = make(map[uint32]*conflated)
+	w.blocked = blockSweep{w: w}
 	w.behind = catchups{w: w, list: make(map[key]*catchup)}
 	l, err := loop.New(loop.Options{OnError: func(err error) { e.fail(err) }})
 	if err != nil {
@@ -321,7 +324,7 @@ func (w *worker) drain(c wire.Close, over time.Duration, hurry <-chan struct{}) 
 	var refs []session.Ref
 	if w.loop.Do(func() {
 		w.shut()
-		w.loop.Each(func(ref loop.Ref, h loop.Handler) {
+		w.loop.Each(0, math.MaxInt32, func(ref loop.Ref, h loop.Handler) {
 			if _, ok := h.(transport.Client); ok {
 				refs = append(refs, session.Ref(ref))
 			}

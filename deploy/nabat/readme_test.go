@@ -134,6 +134,11 @@ func checkCommands(t *testing.T, root *cobra.Command, page, span string) (seen i
 			return seen
 		}
 		of = found
+		for _, sub := range found.Commands() {
+			if words := strings.Fields(rest); len(words) > 0 && words[0] == sub.Name() {
+				of = sub
+			}
+		}
 	}
 }
 
@@ -152,7 +157,7 @@ func TestVariablesOfThePagesExist(t *testing.T) {
 	for _, name := range pages {
 		for _, v := range variable.FindAllString(readPage(t, name), -1) {
 			key := strings.ToLower(strings.TrimPrefix(v, config.EnvPrefix))
-			if v == "NABAT_CONFIG" || v == "NABAT_KEYS" || slices.Contains(others, v) || hasFlag(root, nil, strings.ReplaceAll(key, "_", "-")) {
+			if v == "NABAT_CONFIG" || v == "NABAT_KEYS" || v == "NABAT_BLOCKS" || slices.Contains(others, v) || hasFlag(root, nil, strings.ReplaceAll(key, "_", "-")) {
 				continue // buckets have such names, too
 			}
 			t.Errorf("%s: there is no variable %s", name, v)

@@ -7,10 +7,8 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/spf13/cobra"
 
-	"nabat/internal/bus"
 	"nabat/proto/grant"
 )
 
@@ -18,6 +16,7 @@ import (
 type tokenRequest struct {
 	User      string          `json:"sub,omitempty"`
 	TTL       string          `json:"ttl,omitempty"`
+	NotBefore int64           `json:"nbf,omitempty"`
 	Algorithm string          `json:"algorithm,omitempty"`
 	Subscribe []string        `json:"subscribe,omitempty"`
 	Publish   []string        `json:"publish,omitempty"`
@@ -28,7 +27,7 @@ type tokenRequest struct {
 
 func (a *app) tokenCommand() *cobra.Command {
 	var r tokenRequest
-	var ttl, timeout time.Duration
+	var ttl, wait, timeout time.Duration
 	var info string
 	cmd := &cobra.Command{
 		Use:   "token --user NAME",
@@ -46,12 +45,16 @@ func (a *app) tokenCommand() *cobra.Command {
 	f.StringArrayVar(&r.Deny, "deny", nil, "rooms that are refused whatever else is granted, as a pattern")
 	f.StringArrayVar(&r.Rooms, "room", nil, "a room that is joined at connect")
 	f.DurationVar(&ttl, "ttl", time.Hour, "how long the token is valid")
+	f.DurationVar(&wait, "not-before", 0, "from when on it is valid: so long from now")
 	f.StringVar(&r.Algorithm, "algorithm", "HS256", "HS256 or EdDSA")
 	f.StringVar(&info, "info", "", "JSON about the user, shown to others")
 	f.DurationVar(&timeout, "timeout", 10*time.Second, "how long to wait for control")
 	server := a.natsFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		r.TTL, r.Info = ttl.String(), json.RawMessage(info)
+		if wait > 0 {
+			r.NotBefore = time.Now().Add(wait).Unix()
+		}
 		if err := checkToken(cmd, &r, ttl, timeout); err != nil {
 			return err
 		}
@@ -62,6 +65,7 @@ func (a *app) tokenCommand() *cobra.Command {
 		fmt.Fprintln(a.stdout, token)
 		return nil
 	}
+	cmd.AddCommand(revokeCommand(a))
 	return cmd
 }
 
@@ -95,42 +99,13 @@ func checkToken(cmd *cobra.Command, r *tokenRequest, ttl, timeout time.Duration)
 
 // issue asks control over NATS.
 func (a *app) issue(ctx context.Context, r *tokenRequest, server *natsFlags, timeout time.Duration) (string, error) {
-	nc, err := server.connect(a)
+	data, err := a.ask(ctx, server, timeout, "token.issue", r)
 	if err != nil {
 		return "", err
 	}
-	defer nc.Close()
-	body, err := json.Marshal(r)
-	if err != nil {
-		return "", fmt.Errorf("token request: %w", err)
-	}
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	reply, err := nc.RequestWithContext(ctx, bus.APIPrefix+"token.issue", body)
-	switch {
-	case errors.Is(err, nats.ErrNoResponders):
-		return "", fmt.Errorf("no control service on NATS at %s: start nabat control (nabat dev has one)", nc.ConnectedUrlRedacted())
-	case errors.Is(err, context.DeadlineExceeded):
-		return "", fmt.Errorf("control did not answer in %s", timeout)
-	case err != nil:
-		return "", fmt.Errorf("ask control: %w", err)
-	}
-	return readToken(reply)
-}
-
-func readToken(reply *nats.Msg) (string, error) {
-	var answer struct {
-		Token string
-		Error *struct{ Code, Reason string }
-	}
-	err := json.Unmarshal(reply.Data, &answer)
-	switch {
-	case err == nil && answer.Error != nil:
-		return "", fmt.Errorf("control refused: %s: %s", answer.Error.Code, answer.Error.Reason)
-	case reply.Header.Get("Nats-Service-Error") != "":
-		return "", fmt.Errorf("control refused: %s", reply.Header.Get("Nats-Service-Error"))
-	case err != nil || answer.Token == "":
-		return "", fmt.Errorf("control answered what this program does not understand: %.200q", reply.Data)
+	var answer struct{ Token string }
+	if err := json.Unmarshal(data, &answer); err != nil || answer.Token == "" {
+		return "", strange(data)
 	}
 	return answer.Token, nil
 }

@@ -17,6 +17,7 @@ var table = []arch.Package{
 	{Path: "proto/subject", Why: "room names and patterns: the ground everything stands on"},
 	{Path: "proto/grant", Imports: []string{"proto/subject"}, Why: "grants are patterns over rooms"},
 	{Path: "proto/policy", Imports: []string{"proto/subject"}, Why: "policies are patterns over rooms"},
+	{Path: "proto/block", Why: "what revokes tokens and blocks users"},
 	{Path: "proto/clientpb", Why: "client.proto, generated: for clients, and for the tests of proto/wire"},
 	{Path: "proto/buspb", Why: "bus.proto, generated: what edges report to control"},
 	{Path: "proto/wire", Imports: []string{"proto/subject", "proto/grant"}, Why: "the client protocol names rooms"},
@@ -40,6 +41,7 @@ var table = []arch.Package{
 	{Path: "edge/internal/quota", Imports: []string{"edge/internal/rate"}, Why: "buckets by whose they are, over all loops"},
 	{Path: "edge/internal/seats", Why: "counts connections by whose they are, over all loops"},
 	{Path: "edge/internal/session", Imports: []string{"edge/internal/rate", "proto/wire", "proto/grant", "proto/policy", "proto/subject"}, Why: "the protocol as a pure machine"},
+	{Path: "edge/internal/blocks", Imports: []string{"edge/internal/session", "proto/block", "proto/wire"}, Why: "who may not be here though the token is good"},
 	{Path: "edge/internal/hub", Imports: []string{"edge/internal/frame"}, Why: "membership: which connection is in which room"},
 	{Path: "edge/internal/conflate", Imports: []string{"edge/internal/frame"}, Why: "the newest message of each key"},
 	{Path: "edge/internal/history", Why: "stored messages out of JetStream; knows no rooms and no frames"},
@@ -53,20 +55,24 @@ var table = []arch.Package{
 	{Path: "edge", Imports: []string{
 		"edge/internal/conflate", "edge/internal/frame", "edge/internal/history", "edge/internal/hub", "edge/internal/listen", "edge/internal/loop", "edge/internal/metrics", "edge/internal/outq", "edge/internal/resume",
 		"edge/internal/rate", "edge/internal/seats", "edge/internal/session", "edge/internal/tlsconn", "edge/internal/tracing", "edge/internal/transport", "edge/internal/transport/sse", "edge/internal/transport/ws", "edge/internal/upstream", "edge/internal/quota", "edge/internal/ask",
+		"edge/internal/blocks", "edge/internal/conflate", "edge/internal/frame", "edge/internal/history", "edge/internal/hub", "edge/internal/listen", "edge/internal/loop", "edge/internal/metrics", "edge/internal/outq", "edge/internal/resume",
+		"edge/internal/rate", "edge/internal/seats", "edge/internal/session", "edge/internal/tlsconn", "edge/internal/tracing", "edge/internal/transport", "edge/internal/transport/sse", "edge/internal/transport/ws", "edge/internal/upstream",
 		"internal/auth", "internal/bus", "internal/config", "proto/grant", "proto/policy", "proto/subject", "proto/wire",
 	}, Why: "wires the edge: the only place where its parts meet"},
 
 	// Control, bottom up.
 	{Path: "control/internal/metrics", Why: "counters"},
 	{Path: "control/internal/tokens", Imports: []string{"internal/auth", "internal/bus", "proto/grant"}, Why: "keys and what is signed with them"},
+	{Path: "control/internal/blocks", Imports: []string{"internal/auth", "internal/bus", "proto/block"}, Why: "revoked tokens and blocked users, on the bus"},
+	{Path: "control/internal/issuers", Imports: []string{"control/internal/metrics", "internal/auth", "internal/bus", "proto/grant"}, Why: "keys of others, from their servers to the bus"},
 	{Path: "control/internal/policies", Imports: []string{"internal/bus", "proto/policy"}, Why: "policies from file to bus"},
 	{Path: "control/internal/streams", Imports: []string{"control/internal/metrics", "internal/bus", "proto/policy", "proto/subject"}, Why: "streams of the policies in force, which it asks a caller's interface for"},
 	{Path: "control/internal/console", Why: "pages: files and nothing else"},
 	{Path: "control/internal/api", Imports: []string{
-		"control/internal/metrics", "control/internal/policies", "control/internal/tokens", "internal/bus", "proto", "proto/grant", "proto/subject",
+		"control/internal/blocks", "control/internal/metrics", "control/internal/policies", "control/internal/tokens", "internal/bus", "proto", "proto/block", "proto/grant", "proto/subject",
 	}, Why: "the verbs, over HTTP and NATS"},
 	{Path: "control", Imports: []string{
-		"control/internal/api", "control/internal/console", "control/internal/metrics", "control/internal/policies", "control/internal/streams",
+		"control/internal/api", "control/internal/blocks", "control/internal/console", "control/internal/issuers", "control/internal/metrics", "control/internal/policies", "control/internal/streams",
 		"control/internal/tokens", "internal/bus", "proto/policy", "proto/subject",
 	}, Why: "wires control: the only place where its parts meet"},
 
@@ -103,7 +109,7 @@ var rules = arch.Rules{
 			"*/metrics", "internal/ops",
 			"edge", "control", "deploy/nabat", // New takes the registry that main makes and ops serves
 		}, Why: "who counts does not know who collects"},
-		{Module: "crypto/tls", Users: []string{"edge/internal/tlsconn", "client"}, Why: "one place knows how it must be driven on a loop"},
+		{Module: "crypto/tls", Users: []string{"edge/internal/tlsconn", "client", "control/internal/issuers"}, Why: "one place knows how it must be driven on a loop; HTTP clients name whom they trust"},
 		{Module: "github.com/golang-jwt", Users: []string{"internal/auth"}, Why: "one place verifies tokens"},
 		{Module: "github.com/knadh/koanf", Users: []string{"internal/config"}, Why: "one place reads settings"},
 		{Module: "github.com/spf13/cobra", Users: []string{"deploy/nabat", "loadtest"}, Why: "only mains have commands"},

@@ -44,7 +44,7 @@ func (c *cache) get(token string, now time.Time) *Verified {
 			return nil
 		}
 	}
-	if verified.Expires != 0 && now.Unix() >= verified.Expires {
+	if verified.Expires != 0 && now.Unix() >= int64(verified.Expires) {
 		return nil
 	}
 	return verified

@@ -5,7 +5,7 @@ import (
 	"crypto"
 	"crypto/ed25519"
 	"crypto/rand"
-	"encoding/base64"
+	"crypto/subtle"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,10 +13,13 @@ import (
 	"slices"
 )
 
-// The algorithms of keys that Nabat makes (RFC 7518 §3.1, RFC 8037 §3.1).
+// The algorithms of tokens (RFC 7518 §3.1, RFC 8037 §3.1). Nabat makes keys for
+// the first two; the others are those of other issuers.
 const (
 	HS256 = "HS256"
 	EdDSA = "EdDSA"
+	ES256 = "ES256"
+	RS256 = "RS256"
 )
 
 // minSecret is the least length of a symmetric key in bytes (RFC 7518 §3.2).
@@ -28,36 +31,30 @@ type Key struct {
 	ID        string
 	Algorithm string
 	secret    []byte           // HS256
-	public    crypto.PublicKey // EdDSA
+	public    crypto.PublicKey // the others
 }
 
 // SigningKey makes tokens.
 type SigningKey struct {
 	Key
 	private ed25519.PrivateKey // EdDSA
+
+	// What decides when it is used; unix seconds, 0 for a key that was made
+	// before there were such dates.
+	Created   int64
+	SignsFrom int64
+	// Longest is the longest life, in seconds, that a token of it may have got.
+	Longest int64
 }
 
-// KeySet is keys by id. Immutable.
-type KeySet struct{ keys map[string]Key }
+// KeySet is the cluster's own keys by id, and those of other issuers. Immutable.
+type KeySet struct {
+	keys    map[string]Key
+	issuers map[string]*issuerKeys
+}
 
-// IDs lists the ids of the keys, sorted.
+// IDs lists the ids of the cluster's own keys, sorted.
 func (s *KeySet) IDs() []string { return slices.Sorted(maps.Keys(s.keys)) }
-
-// jwk is one key of a JWK set (RFC 7517 §4).
-type jwk struct {
-	Type      string `json:"kty"`
-	ID        string `json:"kid"`
-	Algorithm string `json:"alg"`
-	Use       string `json:"use,omitempty"`
-	Curve     string `json:"crv,omitempty"`
-	X         string `json:"x,omitempty"` // public part of an OKP key
-	D         string `json:"d,omitempty"` // private part of an OKP key
-	K         string `json:"k,omitempty"` // secret of an oct key
-}
-
-type jwkSet struct {
-	Keys []jwk `json:"keys"`
-}
 
 // GenerateHS256 makes a symmetric key.
 func GenerateHS256(id string) (*SigningKey, error) {
@@ -76,8 +73,6 @@ func GenerateEd25519(id string) (*SigningKey, error) {
 	}
 	return &SigningKey{Key: Key{ID: id, Algorithm: EdDSA, public: public}, private: private}, nil
 }
-
-var b64 = base64.RawURLEncoding
 
 // EncodeJWKS writes the public halves as a JWK set. Symmetric keys have none
 // and are left out.
@@ -106,7 +101,7 @@ func EncodeSymmetric(keys ...*SigningKey) []byte {
 func EncodeSigning(keys ...*SigningKey) []byte {
 	var set jwkSet
 	for _, k := range keys {
-		j := jwk{ID: k.ID, Algorithm: k.Algorithm}
+		j := jwk{ID: k.ID, Algorithm: k.Algorithm, Created: k.Created, SignsFrom: k.SignsFrom, Longest: k.Longest}
 		if k.secret != nil {
 			j.Type, j.K = "oct", b64.EncodeToString(k.secret)
 		} else {
@@ -117,25 +112,15 @@ func EncodeSigning(keys ...*SigningKey) []byte {
 	return marshal(set)
 }
 
-func marshal(set jwkSet) []byte {
-	if set.Keys == nil {
-		set.Keys = []jwk{}
-	}
-	data, err := json.Marshal(set)
-	if err != nil {
-		panic("auth: " + err.Error()) // texts always encode
-	}
-	return data
-}
-
 // ParseJWKS reads a public JWK set. A symmetric or private key in it is an
 // error: it would be a leaked secret.
 func ParseJWKS(data []byte) (*KeySet, error) {
 	return parse(data, func(j jwk) (Key, error) {
-		if j.Type != "OKP" || j.D != "" || j.K != "" {
-			return Key{}, errors.New("a public key set may hold public OKP keys only")
+		k, err := publicKey(j)
+		if err == nil && (k.Algorithm != EdDSA || j.Algorithm != EdDSA) {
+			err = errors.New("not an Ed25519 public key for EdDSA")
 		}
-		return publicKey(j)
+		return k, err
 	})
 }
 
@@ -168,22 +153,6 @@ func parse(data []byte, read func(jwk) (Key, error)) (*KeySet, error) {
 	return out, nil
 }
 
-func publicKey(j jwk) (Key, error) {
-	x, err := b64.DecodeString(j.X)
-	if err != nil || len(x) != ed25519.PublicKeySize || j.Curve != "Ed25519" || j.Algorithm != EdDSA {
-		return Key{}, errors.New("not an Ed25519 public key for EdDSA")
-	}
-	return Key{ID: j.ID, Algorithm: EdDSA, public: ed25519.PublicKey(x)}, nil
-}
-
-func symmetricKey(j jwk) (Key, error) {
-	secret, err := b64.DecodeString(j.K)
-	if err != nil || len(secret) < minSecret || j.Algorithm != HS256 {
-		return Key{}, fmt.Errorf("not a secret of at least %d bytes for HS256", minSecret)
-	}
-	return Key{ID: j.ID, Algorithm: HS256, secret: secret}, nil
-}
-
 // ParseSigning reads what EncodeSigning wrote.
 func ParseSigning(data []byte) ([]*SigningKey, error) {
 	var set jwkSet
@@ -192,7 +161,7 @@ func ParseSigning(data []byte) ([]*SigningKey, error) {
 	}
 	var list []*SigningKey
 	for _, j := range set.Keys {
-		k := &SigningKey{}
+		k := &SigningKey{Created: j.Created, SignsFrom: j.SignsFrom, Longest: j.Longest}
 		var err error
 		switch j.Type {
 		case "oct":
@@ -218,9 +187,9 @@ func ParseSigning(data []byte) ([]*SigningKey, error) {
 }
 
 // Merge returns the keys of all sets. Nil sets are empty; the first of two keys
-// with one id counts.
+// with one id counts, and so does the first of two issuers with one name.
 func Merge(sets ...*KeySet) *KeySet {
-	out := &KeySet{keys: make(map[string]Key)}
+	out := &KeySet{keys: make(map[string]Key), issuers: make(map[string]*issuerKeys)}
 	for _, s := range sets {
 		if s == nil {
 			continue
@@ -230,6 +199,40 @@ func Merge(sets ...*KeySet) *KeySet {
 				out.keys[id] = k
 			}
 		}
+		for name, i := range s.issuers {
+			if _, ok := out.issuers[name]; !ok {
+				out.issuers[name] = i
+			}
+		}
 	}
 	return out
+}
+
+// keeps reports whether whatever old accepts s accepts, too, and says the same
+// of it: then what was verified with old stays verified.
+func (s *KeySet) keeps(old *KeySet) bool {
+	for id, k := range old.keys {
+		if !k.Equal(s.keys[id]) {
+			return false
+		}
+	}
+	for name, i := range old.issuers {
+		if !s.issuers[name].keeps(i) {
+			return false
+		}
+	}
+	// An issuer that is new takes tokens away from the cluster's own keys.
+	return len(s.issuers) == len(old.issuers)
+}
+
+// Equal reports whether both are the same key under the same id.
+func (k Key) Equal(o Key) bool {
+	if k.ID != o.ID || k.Algorithm != o.Algorithm || subtle.ConstantTimeCompare(k.secret, o.secret) != 1 {
+		return false
+	}
+	public, ok := k.public.(interface{ Equal(crypto.PublicKey) bool })
+	if !ok {
+		return k.public == nil && o.public == nil
+	}
+	return public.Equal(o.public)
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -35,8 +36,9 @@ type Claims struct {
 type Verified struct {
 	User    string
 	TokenID string
-	Expires int64        // unix seconds, 0 never
 	Grant   *grant.Grant // shared by all tokens that grant the same
+	Expires uint32       // unix seconds, 0 never
+	Issued  uint32       // unix seconds, 0 for a token that does not say
 }
 
 // claims is Claims as JSON.
@@ -103,10 +105,12 @@ func NewVerifier(o Options) *Verifier {
 	return v
 }
 
-// SetKeys replaces the keys and forgets what was verified with the old ones.
+// SetKeys replaces the keys. What was verified with old ones is forgotten, unless
+// keys have only been added.
 func (v *Verifier) SetKeys(s *KeySet) {
-	v.keys.Store(s)
-	v.cache.clear()
+	if old := v.keys.Swap(s); !s.keeps(old) {
+		v.cache.clear()
+	}
 }
 
 // Cached returns what a token says that was verified before and has not expired,
@@ -126,7 +130,7 @@ func (v *Verifier) Cheap(token string) bool {
 	if err != nil || json.Unmarshal(raw, &h) != nil {
 		return true
 	}
-	return h.Algorithm != EdDSA
+	return h.Algorithm != EdDSA && h.Algorithm != ES256 && h.Algorithm != RS256
 }
 
 // Verify checks a token. Every refusal has its own code.
@@ -136,28 +140,32 @@ func (v *Verifier) Verify(token string, now time.Time) (*Verified, *wire.Error) 
 	}
 	keys := v.keys.Load()
 	options := []jwt.ParserOption{jwt.WithLeeway(v.opts.Leeway), jwt.WithTimeFunc(func() time.Time { return now }), jwt.WithStrictDecoding()}
-	if v.opts.Issuer != "" {
-		options = append(options, jwt.WithIssuer(v.opts.Issuer))
-	}
-	if v.opts.Audience != "" {
-		options = append(options, jwt.WithAudience(v.opts.Audience))
-	}
 	var c claims
-	_, err := jwt.NewParser(options...).ParseWithClaims(token, &c, keys.find)
+	check := check{keys: keys, own: &v.opts, claims: &c}
+	_, err := jwt.NewParser(options...).ParseWithClaims(token, &c, check.find)
 	if err != nil {
 		return nil, explain(err, &c, now)
+	}
+	if err := check.admit(token); err != nil {
+		return nil, err
 	}
 	if c.Nabat != nil {
 		if err := c.Nabat.Check(); err != nil {
 			return nil, refuse(wire.TokenClaims, "claim nabat: %v", err)
 		}
 	}
-	out := &Verified{User: c.Subject, TokenID: c.ID, Grant: v.grants.share(c.Nabat)}
-	if c.ExpiresAt != nil {
-		out.Expires = c.ExpiresAt.Unix()
-	}
+	out := &Verified{User: c.Subject, TokenID: c.ID, Grant: v.grants.share(c.Nabat), Expires: seconds(c.ExpiresAt), Issued: seconds(c.IssuedAt)}
 	v.cache.put(token, out, keys == v.keys.Load())
 	return out, nil
+}
+
+// seconds is d in unix seconds; what lies outside of what 32 bits hold, until
+// 2106, is the nearest that does not mean never.
+func seconds(d *jwt.NumericDate) uint32 {
+	if d == nil {
+		return 0
+	}
+	return uint32(min(max(d.Unix(), 1), 1<<32-1))
 }
 
 func moment(d *jwt.NumericDate) time.Time {
@@ -173,24 +181,76 @@ var (
 	errAlgorithm  = errors.New("algorithm does not belong to the key")
 )
 
-// find is the parser's key function. It decides by the key's own algorithm, so
-// that none, and a public key's bytes used as an HMAC secret, are refused.
-func (s *KeySet) find(t *jwt.Token) (any, error) {
-	id, _ := t.Header["kid"].(string)
-	k, ok := s.keys[id]
+// check is one token on its way through the rules.
+type check struct {
+	keys   *KeySet
+	own    *Options
+	claims *claims
+	from   *issuerKeys // nil: the cluster's own
+}
+
+// find is the parser's key function. The issuer that the token names decides
+// whose keys are looked at; the key decides about the algorithm, so that none,
+// and a public key's bytes used as an HMAC secret, are refused.
+func (f *check) find(t *jwt.Token) (any, error) {
 	if t.Method == jwt.SigningMethodNone {
 		return nil, fmt.Errorf("%w: none is never accepted", errAlgorithm)
 	}
-	if !ok {
+	id, named := t.Header["kid"].(string)
+	var k Key
+	var ok bool
+	if f.from = f.keys.issuers[f.claims.Issuer]; f.from != nil {
+		k, ok = f.from.find(id, t.Method.Alg(), named)
+	} else {
+		k, ok = f.keys.keys[id]
+	}
+	switch {
+	case !ok && f.from == nil && f.own.Issuer != "" && f.claims.Issuer != f.own.Issuer:
+		return nil, jwt.ErrTokenInvalidIssuer
+	case !ok && f.claims.Issuer != "":
+		return nil, fmt.Errorf("%w %q of issuer %q", errUnknownKey, clip(id), clip(f.claims.Issuer))
+	case !ok:
 		return nil, fmt.Errorf("%w %q", errUnknownKey, clip(id))
-	}
-	if t.Method.Alg() != k.Algorithm {
-		return nil, fmt.Errorf("%w: key %q is for %s, the token says %s", errAlgorithm, id, k.Algorithm, t.Method.Alg())
-	}
-	if k.Algorithm == HS256 {
+	case t.Method.Alg() != k.Algorithm:
+		return nil, fmt.Errorf("%w: key %q is for %s, the token says %s", errAlgorithm, clip(id), k.Algorithm, t.Method.Alg())
+	case k.Algorithm == HS256:
 		return k.secret, nil
 	}
 	return k.public, nil
+}
+
+// admit holds a token whose signature and times are good against whom it is
+// from and for.
+func (f *check) admit(token string) *wire.Error {
+	c := f.claims
+	if f.from != nil {
+		return f.from.admit(c, token)
+	}
+	switch {
+	case f.own.Audience != "" && len(c.Audience) == 0:
+		return refuse(wire.TokenAudience, "the token names no audience (aud)")
+	case f.own.Audience != "" && !slices.Contains(c.Audience, f.own.Audience):
+		return refuse(wire.TokenAudience, "the token is for audience %q", clip(strings.Join(c.Audience, " ")))
+	case f.own.Issuer != "" && c.Issuer == "":
+		return refuse(wire.TokenIssuer, "the token names no issuer (iss)")
+	case f.own.Issuer != "" && c.Issuer != f.own.Issuer:
+		return refuse(wire.TokenIssuer, "the token comes from issuer %q", clip(c.Issuer))
+	}
+	return nil
+}
+
+// Peek reads what a token says without checking anything.
+func Peek(token string) (Claims, error) {
+	var c claims
+	if len(token) > MaxTokenBytes {
+		return Claims{}, errors.New("the token is too long")
+	}
+	if _, _, err := jwt.NewParser().ParseUnverified(token, &c); err != nil {
+		// The parser's error may quote the token.
+		return Claims{}, errors.New("the token is not a JWT")
+	}
+	return Claims{User: c.Subject, ID: c.ID, Issuer: c.Issuer, Audience: c.Audience, IssuedAt: moment(c.IssuedAt),
+		NotBefore: moment(c.NotBefore), Expires: moment(c.ExpiresAt), Grant: c.Nabat}, nil
 }
 
 func refuse(code wire.Code, format string, args ...any) *wire.Error {
@@ -199,6 +259,7 @@ func refuse(code wire.Code, format string, args ...any) *wire.Error {
 
 // explain turns the parser's error into a code and words that tell what to do.
 func explain(err error, c *claims, now time.Time) *wire.Error {
+	var shape *json.UnmarshalTypeError
 	switch {
 	case errors.Is(err, errAlgorithm):
 		return refuse(wire.TokenAlgorithm, "the token's algorithm is not accepted: %v", cause(err, errAlgorithm))
@@ -211,18 +272,14 @@ func explain(err error, c *claims, now time.Time) *wire.Error {
 		return refuse(wire.TokenExpired, "the token expired %s ago: get a new one", ago)
 	case errors.Is(err, jwt.ErrTokenNotValidYet), errors.Is(err, jwt.ErrTokenUsedBeforeIssued):
 		return refuse(wire.TokenNotYetValid, "the token is not valid yet (nbf): check the clocks")
-	case errors.Is(err, jwt.ErrTokenInvalidAudience):
-		return refuse(wire.TokenAudience, "the token is for audience %q", clip(strings.Join(c.Audience, " ")))
 	case errors.Is(err, jwt.ErrTokenInvalidIssuer):
 		return refuse(wire.TokenIssuer, "the token comes from issuer %q", clip(c.Issuer))
-	case errors.Is(err, jwt.ErrTokenRequiredClaimMissing) && strings.Contains(err.Error(), "aud"):
-		return refuse(wire.TokenAudience, "the token names no audience (aud)")
-	case errors.Is(err, jwt.ErrTokenRequiredClaimMissing):
-		return refuse(wire.TokenIssuer, "the token names no issuer (iss)")
 	case errors.Is(err, jwt.ErrTokenUnverifiable):
 		return refuse(wire.TokenAlgorithm, "the token's algorithm is not known")
 	case errors.Is(err, jwt.ErrTokenInvalidClaims):
 		return refuse(wire.TokenClaims, "a claim has the wrong form: %v", err)
+	case errors.As(err, &shape):
+		return refuse(wire.TokenClaims, "claim %s has the wrong form: a %s stands where none belongs", strings.TrimPrefix(shape.Field, "RegisteredClaims."), shape.Value)
 	}
 	return refuse(wire.TokenMalformed, "the token is not a JWT: three parts in base64url with dots between")
 }

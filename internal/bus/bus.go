@@ -27,7 +27,10 @@ const (
 
 	BucketKeys   = "NABAT_KEYS" // secrets: only edges and control may read
 	KeySymmetric = "keys"
+	KeyIssuers   = "issuers"
 	KeySigning   = "signing" // only control may read
+
+	BucketBlocks = "NABAT_BLOCKS" // revoked tokens and blocked users
 
 	APIPrefix = "nabat.api."
 

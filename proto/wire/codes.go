@@ -45,6 +45,8 @@ const (
 	TokenAudience    Code = "token_audience"
 	TokenIssuer      Code = "token_issuer"
 	TokenClaims      Code = "token_claims"
+	TokenRevoked     Code = "token_revoked"
+	UserBlocked      Code = "user_blocked"
 
 	BadRequest       Code = "bad_request"
 	NotFound         Code = "not_found"
@@ -107,6 +109,8 @@ var Table = []Entry{
 	{TokenAudience, 401, 4000, false, "The token is for another audience (aud)."},
 	{TokenIssuer, 401, 4000, false, "The token comes from another issuer (iss)."},
 	{TokenClaims, 401, 4000, false, "A claim of the token has the wrong form."},
+	{TokenRevoked, 401, 4003, false, "The token was revoked; another one may do."},
+	{UserBlocked, 403, 4004, false, "The user is blocked, for a time or for good."},
 	{BadRequest, 400, 0, false, "The HTTP request is not well formed; the reason says where."},
 	{NotFound, 404, 0, false, "Nothing is served at that path."},
 	{MethodNotAllowed, 405, 0, false, "The path takes another method."},

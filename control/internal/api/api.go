@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/micro"
 
+	"nabat/control/internal/blocks"
 	"nabat/control/internal/metrics"
 	"nabat/control/internal/policies"
 	"nabat/control/internal/tokens"
@@ -23,6 +24,7 @@ import (
 // Options of an API.
 type Options struct {
 	Tokens   *tokens.Issuer
+	Blocks   *blocks.Keeper
 	Policies *policies.Publisher
 	NATS     *nats.Conn
 	Prefix   string // of room subjects
@@ -67,6 +69,7 @@ func New(o Options) *API {
 		{"policies", "GET", "/v1/policies", a.policies},
 		{"jwks", "GET", "/v1/jwks", a.jwks},
 	}
+	a.verbs = append(a.verbs, a.keyVerbs()...)
 	return a
 }
 

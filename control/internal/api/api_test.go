@@ -18,6 +18,7 @@ import (
 	"github.com/nats-io/nats.go/micro"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"nabat/control/internal/blocks"
 	"nabat/control/internal/metrics"
 	"nabat/control/internal/policies"
 	"nabat/control/internal/tokens"
@@ -35,6 +36,7 @@ type rig struct {
 	own    *nats.Conn // the API's
 	caller *nats.Conn
 	issuer *tokens.Issuer
+	blocks *blocks.Keeper
 	reg    *prometheus.Registry
 	http   *httptest.Server
 }
@@ -46,7 +48,8 @@ func setup(t *testing.T) *rig {
 		t.Fatal(err)
 	}
 	t.Cleanup(s.Shutdown)
-	r := &rig{t: t, nats: s, reg: prometheus.NewRegistry(), issuer: tokens.New(tokens.Options{TTL: time.Hour, MaxTTL: time.Hour})}
+	r := &rig{t: t, nats: s, reg: prometheus.NewRegistry(), issuer: tokens.New(tokens.Options{TTL: time.Hour, MaxTTL: time.Hour, KeyLead: time.Minute}),
+		blocks: blocks.New(blocks.Options{Keep: time.Hour})}
 	var conns [2]*nats.Conn
 	for i := range conns {
 		if conns[i], err = bus.Connect(t.Context(), bus.Options{URL: s.URL()}); err != nil {
@@ -59,7 +62,7 @@ func setup(t *testing.T) *rig {
 	if err := counts.Register(r.reg); err != nil {
 		t.Fatal(err)
 	}
-	a := New(Options{Tokens: r.issuer, Policies: policies.New(policy.Dev(), slog.New(slog.DiscardHandler)), NATS: r.own,
+	a := New(Options{Tokens: r.issuer, Blocks: r.blocks, Policies: policies.New(policy.Dev(), slog.New(slog.DiscardHandler)), NATS: r.own,
 		Prefix: "room.", Counts: counts, Log: slog.New(slog.DiscardHandler)})
 	service, err := a.Serve()
 	if err != nil {
@@ -87,6 +90,10 @@ func (r *rig) prepare() {
 	if err := r.issuer.Prepare(r.t.Context(), kv, kv); err != nil {
 		r.t.Fatal(err)
 	}
+	if kv, err = bus.EnsureBucket(r.t.Context(), js, bus.BucketBlocks, "", 1); err != nil {
+		r.t.Fatal(err)
+	}
+	r.blocks.Prepare(kv)
 }
 
 type refusal struct {
@@ -160,7 +167,9 @@ func (r *rig) count(verb, via, code string) (n float64) {
 }
 
 var routes = map[string][2]string{"token.issue": {"POST", "/v1/tokens"}, "publish": {"POST", "/v1/publish"},
-	"policies": {"GET", "/v1/policies"}, "jwks": {"GET", "/v1/jwks"}}
+	"policies": {"GET", "/v1/policies"}, "jwks": {"GET", "/v1/jwks"}, "token.revoke": {"POST", "/v1/tokens/revoke"}, "user.revoke": {"POST", "/v1/users/revoke"},
+	"user.block": {"POST", "/v1/users/block"}, "user.unblock": {"POST", "/v1/users/unblock"}, "block.list": {"GET", "/v1/blocks"},
+	"keys.list": {"GET", "/v1/keys"}, "keys.rotate": {"POST", "/v1/keys/rotate"}}
 
 func TestBothDoorsGiveTheSameAnswers(t *testing.T) {
 	r := setup(t)
@@ -184,8 +193,34 @@ func TestBothDoorsGiveTheSameAnswers(t *testing.T) {
 	check("token.issue", `{"sub":"a"}`, "unavailable", "keys are not ready", 503)
 	check("jwks", ``, "unavailable", "keys are not ready", 503)
 	check("policies", ``, "ok", "", 200)
+	check("keys.list", ``, "unavailable", "keys are not ready", 503)
+	check("keys.rotate", `{}`, "unavailable", "keys are not ready", 503)
+	check("user.block", `{"user":"a"}`, "unavailable", "blocks is not ready", 503)
+	check("block.list", ``, "unavailable", "blocks is not ready", 503)
 	r.prepare()
 	check("token.issue", `{"sub":"a"}`, "ok", "", 200)
+	check("token.issue", `{"sub":"a","nbf":32503680000}`, "bad_request", "nbf is not before the end", 400)
+	check("token.issue", `{"sub":"a","nbf":-1}`, "bad_request", "nbf is -1", 400)
+	check("token.revoke", `{"jti":"x"}`, "ok", "", 200)
+	check("token.revoke", `{}`, "bad_request", "one of jti and token", 400)
+	check("token.revoke", `{"jti":"x","token":"y"}`, "bad_request", "one of jti and token", 400)
+	check("token.revoke", `{"token":"y"}`, "bad_request", "not a JWT", 400)
+	check("user.revoke", `{"user":"a"}`, "ok", "", 200)
+	check("user.revoke", `{}`, "bad_request", "user is missing", 400)
+	check("user.revoke", `{"user":"a","issued_before":32503680000}`, "bad_request", "lies in the future", 400)
+	check("user.revoke", `{"user":"a","issued_before":-5}`, "bad_request", "must be unix seconds", 400)
+	check("user.block", `{"user":"a","for":"10m","reason":"spam"}`, "ok", "", 200)
+	check("user.block", `{"for":"10m"}`, "bad_request", "user is missing", 400)
+	check("user.block", `{"user":"a","for":"soon"}`, "bad_request", `for is "soon"`, 400)
+	check("user.block", `{"user":"a","for":"-1h"}`, "bad_request", `for is "-1h"`, 400)
+	check("user.block", `{"user":"`+strings.Repeat("u", 1025)+`"}`, "bad_request", "at most 1024", 400)
+	check("user.block", `{"user":"a","reason":"`+strings.Repeat("r", 513)+`"}`, "bad_request", "at most 512", 400)
+	check("block.list", ``, "ok", "", 200)
+	check("user.unblock", `{"user":"a"}`, "ok", "", 200)
+	check("user.unblock", `{}`, "bad_request", "user is missing", 400)
+	check("keys.list", ``, "ok", "", 200)
+	check("keys.rotate", `{"at_once":true}`, "ok", "", 200)
+	check("keys.rotate", `{"now":true}`, "bad_request", "unknown field", 400)
 	check("jwks", ``, "ok", "", 200)
 	check("token.issue", `{"sub":"a","ttl":"2h"}`, "bad_request", "must be 1s to 1h", 400)
 	check("token.issue", `{"sub":"a","ttl":"-1s"}`, "bad_request", `ttl is "-1s"`, 400)

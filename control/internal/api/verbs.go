@@ -22,6 +22,7 @@ const flushTimeout = 5 * time.Second
 type tokenRequest struct {
 	User      string          `json:"sub"`
 	TTL       string          `json:"ttl"`
+	NotBefore int64           `json:"nbf"`
 	Algorithm string          `json:"algorithm"`
 	Subscribe []string        `json:"subscribe"`
 	Publish   []string        `json:"publish"`
@@ -52,16 +53,13 @@ func (a *API) issueToken(body []byte) (any, error) {
 			return nil, badRequest("ttl is %q: must be a duration such as 10m or 1h", r.TTL)
 		}
 	}
-	t, err := a.opts.Tokens.Issue(tokens.Request{User: r.User, TTL: ttl, Algorithm: r.Algorithm, Grant: grant.Grant{Subscribe: r.Subscribe,
+	if r.NotBefore < 0 {
+		return nil, badRequest("nbf is %d: must be unix seconds", r.NotBefore)
+	}
+	t, err := a.opts.Tokens.Issue(tokens.Request{User: r.User, TTL: ttl, NotBefore: moment(r.NotBefore), Algorithm: r.Algorithm, Grant: grant.Grant{Subscribe: r.Subscribe,
 		Publish: r.Publish, Presence: r.Presence, History: r.History, RPC: r.RPC, Deny: r.Deny, Rooms: r.Rooms, Info: r.Info}}, time.Now())
-	var fault *tokens.Error
-	switch {
-	case errors.As(err, &fault):
-		return nil, badRequest("%s", fault.Reason)
-	case errors.Is(err, tokens.ErrNotReady):
-		return nil, &Error{503, "unavailable", err.Error()}
-	case err != nil:
-		return nil, err
+	if err != nil {
+		return nil, refused(err)
 	}
 	return tokenReply{t.Token, t.Expires.Unix(), t.Key, t.ID}, nil
 }
@@ -150,7 +148,7 @@ func (a *API) policies([]byte) (any, error) {
 func (a *API) jwks([]byte) (any, error) {
 	keys, err := a.opts.Tokens.JWKS()
 	if err != nil {
-		return nil, &Error{503, "unavailable", err.Error()}
+		return nil, refused(err)
 	}
 	return json.RawMessage(keys), nil
 }

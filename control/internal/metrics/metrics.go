@@ -8,6 +8,8 @@ type Counts struct {
 	requests *prometheus.CounterVec
 	seconds  *prometheus.HistogramVec
 	streams  *prometheus.GaugeVec
+	fetches  *prometheus.CounterVec
+	fetched  *prometheus.GaugeVec
 }
 
 // States of history streams.
@@ -27,12 +29,16 @@ func New() *Counts {
 			Help: "Time to answer an API request.", Buckets: prometheus.ExponentialBuckets(0.0001, 4, 8)}, []string{"verb"}),
 		streams: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "nabat_control_streams",
 			Help: "Streams of policies with history, by state: ready, failed, orphaned or parked."}, []string{"state"}),
+		fetches: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "nabat_control_issuer_fetches_total",
+			Help: "Fetches of the keys of other issuers, by issuer and result: changed, same or failed."}, []string{"issuer", "result"}),
+		fetched: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "nabat_control_issuer_fetched_seconds",
+			Help: "When the keys of an issuer were last fetched, in unix seconds."}, []string{"issuer"}),
 	}
 }
 
 // Register adds the counts to reg.
 func (c *Counts) Register(reg prometheus.Registerer) error {
-	for _, c := range []prometheus.Collector{c.requests, c.seconds, c.streams} {
+	for _, c := range []prometheus.Collector{c.requests, c.seconds, c.streams, c.fetches, c.fetched} {
 		if err := reg.Register(c); err != nil {
 			return err
 		}
@@ -44,6 +50,14 @@ func (c *Counts) Register(reg prometheus.Registerer) error {
 func (c *Counts) Streams(states map[string]int) {
 	for _, state := range []string{StreamReady, StreamFailed, StreamOrphaned, StreamParked} {
 		c.streams.WithLabelValues(state).Set(float64(states[state]))
+	}
+}
+
+// Issuer counts one fetch of an issuer's keys; result is changed, same or failed.
+func (c *Counts) Issuer(issuer, result string) {
+	c.fetches.WithLabelValues(issuer, result).Inc()
+	if result != "failed" {
+		c.fetched.WithLabelValues(issuer).SetToCurrentTime()
 	}
 }
 

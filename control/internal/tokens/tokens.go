@@ -2,18 +2,18 @@
 package tokens
 
 import (
-	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
 	"nabat/internal/auth"
-	"nabat/internal/bus"
 	"nabat/proto/grant"
 )
 
@@ -21,75 +21,40 @@ import (
 type Options struct {
 	TTL, MaxTTL      time.Duration
 	Issuer, Audience string
+	// KeyAge is after what time a key gets a successor; 0: only by command.
+	KeyAge time.Duration
+	// KeyLead is how long a new key is published before it signs.
+	KeyLead time.Duration
+	Log     *slog.Logger // nil: nothing is logged
 }
 
-// Issuer makes tokens. Safe from any goroutine.
+// Issuer makes tokens, and the keys for them. Safe from any goroutine.
 type Issuer struct {
 	opts Options
-	keys atomic.Pointer[[]*auth.SigningKey]
+	keys atomic.Pointer[ring]
+
+	// mu guards the buckets, which Prepare sets, and is held while keys change.
+	mu              sync.Mutex
+	config, secrets jetstream.KeyValue
 }
 
 // New returns an issuer without keys; Prepare gives it some.
-func New(o Options) *Issuer { return &Issuer{opts: o} }
+func New(o Options) *Issuer {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Issuer{opts: o}
+}
 
 // ErrNotReady is returned while the keys are not there yet.
 var ErrNotReady = errors.New("the keys are not ready yet")
-
-// Prepare loads the signing keys, making them if this is the first start of the
-// cluster, and publishes what verifies them. Replicas that start together agree:
-// the first to create the key wins.
-func (i *Issuer) Prepare(ctx context.Context, config, secrets jetstream.KeyValue) error {
-	keys, err := load(ctx, secrets)
-	if errors.Is(err, jetstream.ErrKeyNotFound) {
-		if keys, err = create(ctx, secrets); errors.Is(err, jetstream.ErrKeyExists) {
-			keys, err = load(ctx, secrets)
-		}
-	}
-	if err != nil {
-		return fmt.Errorf("signing keys: %w", err)
-	}
-	if _, err := secrets.Put(ctx, bus.KeySymmetric, auth.EncodeSymmetric(keys...)); err != nil {
-		return fmt.Errorf("publish symmetric keys: %w", err)
-	}
-	if _, err := config.Put(ctx, bus.KeyJWKS, auth.EncodeJWKS(keys...)); err != nil {
-		return fmt.Errorf("publish public keys: %w", err)
-	}
-	i.keys.Store(&keys)
-	return nil
-}
-
-func load(ctx context.Context, secrets jetstream.KeyValue) ([]*auth.SigningKey, error) {
-	e, err := secrets.Get(ctx, bus.KeySigning)
-	if err != nil {
-		return nil, err
-	}
-	return auth.ParseSigning(e.Value())
-}
-
-func create(ctx context.Context, secrets jetstream.KeyValue) ([]*auth.SigningKey, error) {
-	var id [4]byte
-	if _, err := rand.Read(id[:]); err != nil {
-		return nil, err
-	}
-	suffix := hex.EncodeToString(id[:])
-	hs, err := auth.GenerateHS256("hs-" + suffix)
-	if err != nil {
-		return nil, err
-	}
-	ed, err := auth.GenerateEd25519("ed-" + suffix)
-	if err != nil {
-		return nil, err
-	}
-	keys := []*auth.SigningKey{hs, ed}
-	_, err = secrets.Create(ctx, bus.KeySigning, auth.EncodeSigning(keys...))
-	return keys, err
-}
 
 // Request is what a token should say.
 type Request struct {
 	User      string
 	TTL       time.Duration // 0: the default
 	Algorithm string        // empty: HS256
+	NotBefore time.Time     // zero: valid at once
 	Grant     grant.Grant
 }
 
@@ -127,10 +92,11 @@ func (i *Issuer) Issue(r Request, now time.Time) (*Token, error) {
 	if err := r.Grant.Check(); err != nil {
 		return nil, &Error{err.Error()}
 	}
-	for _, k := range *keys {
-		if k.Algorithm == r.Algorithm {
-			return i.sign(k, r, now)
-		}
+	if !r.NotBefore.IsZero() && !r.NotBefore.Before(now.Add(r.TTL)) {
+		return nil, &Error{fmt.Sprintf("nbf is not before the end of the token, which is ttl (%s) from now", r.TTL)}
+	}
+	if k := keys.signer(r.Algorithm, now); k != nil {
+		return i.sign(k, r, now)
 	}
 	return nil, &Error{fmt.Sprintf("algorithm %q: must be HS256 or EdDSA", r.Algorithm)}
 }
@@ -140,7 +106,7 @@ func (i *Issuer) sign(k *auth.SigningKey, r Request, now time.Time) (*Token, err
 	if _, err := rand.Read(id[:]); err != nil {
 		return nil, fmt.Errorf("token id: %w", err)
 	}
-	c := auth.Claims{User: r.User, ID: hex.EncodeToString(id[:]), Issuer: i.opts.Issuer, IssuedAt: now, Expires: now.Add(r.TTL), Grant: &r.Grant}
+	c := auth.Claims{User: r.User, ID: hex.EncodeToString(id[:]), Issuer: i.opts.Issuer, IssuedAt: now, NotBefore: r.NotBefore, Expires: now.Add(r.TTL), Grant: &r.Grant}
 	if i.opts.Audience != "" {
 		c.Audience = []string{i.opts.Audience}
 	}

@@ -20,6 +20,12 @@ import (
 // buckets are the two of a fresh cluster.
 func buckets(t *testing.T) (config, secrets jetstream.KeyValue) {
 	t.Helper()
+	config, secrets, _ = bucketsAnd(t)
+	return config, secrets
+}
+
+func bucketsAnd(t *testing.T) (config, secrets jetstream.KeyValue, js jetstream.JetStream) {
+	t.Helper()
 	s, err := natsdev.Start(natsdev.Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -30,7 +36,7 @@ func buckets(t *testing.T) (config, secrets jetstream.KeyValue) {
 		t.Fatal(err)
 	}
 	t.Cleanup(nc.Close)
-	js, err := jetstream.New(nc)
+	js, err = jetstream.New(nc)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,7 +46,7 @@ func buckets(t *testing.T) (config, secrets jetstream.KeyValue) {
 	if secrets, err = bus.EnsureBucket(t.Context(), js, bus.BucketKeys, "", 1); err != nil {
 		t.Fatal(err)
 	}
-	return config, secrets
+	return config, secrets, js
 }
 
 func get(t *testing.T, kv jetstream.KeyValue, key string) []byte {
@@ -98,7 +104,7 @@ func TestTheDocuments(t *testing.T) {
 	}{
 		{config, bus.KeyJWKS, "OKP", "crv use x"},
 		{secrets, bus.KeySymmetric, "oct", "k"},
-		{secrets, bus.KeySigning, "oct OKP", "crv d k"},
+		{secrets, bus.KeySigning, "oct OKP", "created crv d k longest signs_from"},
 	} {
 		var doc struct{ Keys []map[string]any }
 		if err := json.Unmarshal(get(t, c.kv, c.key), &doc); err != nil {
@@ -115,7 +121,7 @@ func TestTheDocuments(t *testing.T) {
 		if got := strings.Join(kinds, " "); got != c.kinds {
 			t.Errorf("%s holds %s", c.key, got)
 		}
-		for _, name := range []string{"crv", "d", "k", "use", "x"} {
+		for _, name := range []string{"created", "crv", "d", "k", "longest", "signs_from", "use", "x"} {
 			if members[name] != strings.Contains(" "+c.members+" ", " "+name+" ") {
 				t.Errorf("%s: %s is there: %t", c.key, name, members[name])
 			}
@@ -200,7 +206,7 @@ func TestWhatATokenSays(t *testing.T) {
 	if werr != nil {
 		t.Fatal(werr)
 	}
-	if claims.User != "alice" || claims.TokenID != token.ID || claims.Expires != token.Expires.Unix() || !claims.Grant.MaySubscribe("sports.a") || claims.Grant.MaySubscribe("chat") {
+	if claims.User != "alice" || claims.TokenID != token.ID || int64(claims.Expires) != token.Expires.Unix() || !claims.Grant.MaySubscribe("sports.a") || claims.Grant.MaySubscribe("chat") {
 		t.Errorf("%+v", claims)
 	}
 	for _, other := range []auth.Options{{Issuer: "x", Audience: o.Audience}, {Issuer: o.Issuer, Audience: "x"}} {

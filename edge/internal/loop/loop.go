@@ -13,6 +13,7 @@ package loop
 import (
 	"errors"
 	"fmt"
+	"math"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -358,8 +359,12 @@ func (l *Loop) Now() time.Time { return l.now }
 // Buffer is the loop's read buffer. It is valid within one Ready.
 func (l *Loop) Buffer() []byte { return l.buffer }
 
-// Each calls fn for every connection; fn may remove it.
-func (l *Loop) Each(fn func(Ref, Handler)) { l.table.each(fn) }
+// Each calls fn for every connection in the n slots from one on, which lets a
+// walk over all of them give others their turns; fn may remove it. It returns
+// where to go on, 0 at the end.
+func (l *Loop) Each(from uint32, n int, fn func(Ref, Handler)) uint32 {
+	return l.table.each(from, n, fn)
+}
 
 // Post runs fn on the loop in its next turn. Safe from any goroutine. It
 // returns ErrClosed once the loop has stopped; fn is then not run.
@@ -430,7 +435,7 @@ func (l *Loop) Close() error {
 	// The loop's goroutine has ended. Its last turn may have left tasks that
 	// Post took just before.
 	l.runTasks()
-	l.table.each(func(ref Ref, _ Handler) { l.Remove(ref) })
+	l.table.each(0, math.MaxInt32, func(ref Ref, _ Handler) { l.Remove(ref) })
 	closeAll(l.inner, l.event, l.timer)
 	return err
 }

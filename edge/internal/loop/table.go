@@ -73,10 +73,15 @@ func (t *table) remove(ref Ref) (fd int, ok bool) {
 	return fd, true
 }
 
-func (t *table) each(fn func(Ref, Handler)) {
-	for slot := range t.entries {
+// each returns the slot behind the n, or 0 at the end.
+func (t *table) each(from uint32, n int, fn func(Ref, Handler)) uint32 {
+	for slot := int(from); slot < len(t.entries); slot++ {
+		if slot == int(from)+n {
+			return uint32(slot)
+		}
 		if e := &t.entries[slot]; e.handler != nil {
 			fn(Ref{uint32(slot), e.generation}, e.handler)
 		}
 	}
+	return 0
 }

@@ -412,7 +412,7 @@ func (c call) auth(cmd *wire.Command) {
 		}
 		c.identity, c.warned = who, false
 		if number != nil {
-			c.say(number, wire.Authed{User: who.User, Expires: who.Expires})
+			c.say(number, wire.Authed{User: who.User, Expires: int64(who.Expires)})
 		}
 		c.leaveForbidden()
 		c.watchExpiry()

@@ -235,7 +235,7 @@ func (h *host) setToken(words []string) error {
 			if err != nil {
 				return err
 			}
-			id.Expires = n
+			id.Expires = uint32(n)
 		case "history":
 			id.Grant.History = list
 		case "rpc":

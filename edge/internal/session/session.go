@@ -18,8 +18,9 @@ import (
 type Identity struct {
 	User    string
 	TokenID string
-	Expires int64        // unix seconds, 0 never
 	Grant   *grant.Grant // nil allows nothing
+	Expires uint32       // unix seconds, 0 never
+	Issued  uint32       // unix seconds, 0 when the token does not say
 }
 
 // Ref names a connection to the Host: its slot on the loop and the slot's
@@ -195,7 +196,7 @@ func (s *Session) Wake(h Host, ref Ref, l *Limits) {
 
 // watchExpiry warns, closes, or asks to be woken for one of them.
 func (c call) watchExpiry() {
-	at := c.identity.Expires
+	at := int64(c.identity.Expires)
 	if at == 0 {
 		return
 	}
@@ -236,7 +237,7 @@ func (c call) enter(id *uint64, rooms []Want) {
 		hello := wire.Connected{Rooms: in}
 		hello.Session, hello.Node = c.host.Name(c.ref)
 		if c.identity != nil {
-			hello.User, hello.Expires = c.identity.User, c.identity.Expires
+			hello.User, hello.Expires = c.identity.User, int64(c.identity.Expires)
 		}
 		c.say(id, &hello)
 		c.host.Start(c.ref, in)

@@ -53,6 +53,8 @@ type Client interface {
 	Encoding() frame.Encoding
 	// Leaving reports that the connection is being closed: its session is over.
 	Leaving() bool
+	// Identity is who the client is, nil for an anonymous one.
+	Identity() *session.Identity
 }
 
 // Positioned is a client whose messages carry its positions in all its rooms
@@ -84,6 +86,9 @@ type Link struct {
 
 // Leaving implements Client.
 func (l *Link) Leaving() bool { return l.Closing }
+
+// Identity implements Client.
+func (l *Link) Identity() *session.Identity { return l.Session.Identity() }
 
 // SessionRef is the link's name for its session.
 func (l *Link) SessionRef() session.Ref { return session.Ref(l.Out.ref) }
