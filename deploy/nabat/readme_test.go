@@ -15,7 +15,8 @@ import (
 )
 
 // pages are the texts that a newcomer reads, from the root of the repository.
-var pages = []string{"README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "charts/README.md", "loadtest/README.md"}
+var pages = []string{"README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "charts/README.md", "loadtest/README.md",
+	"charts/nabat/README.md", "deploy/OPERATIONS.md", "deploy/METRICS.md"}
 
 func readPage(t *testing.T, name string) string {
 	t.Helper()
