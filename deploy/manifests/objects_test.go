@@ -18,22 +18,22 @@ import (
 
 // types are the kinds that the chart may render.
 var types = map[string]func() any{
-	"v1 ConfigMap":                                       func() any { return new(corev1.ConfigMap) },
-	"v1 Pod":                                             func() any { return new(corev1.Pod) },
-	"v1 Secret":                                          func() any { return new(corev1.Secret) },
-	"v1 Service":                                         func() any { return new(corev1.Service) },
-	"v1 ServiceAccount":                                  func() any { return new(corev1.ServiceAccount) },
-	"apps/v1 Deployment":                                 func() any { return new(appsv1.Deployment) },
-	"apps/v1 StatefulSet":                                func() any { return new(appsv1.StatefulSet) },
-	"autoscaling/v2 HorizontalPodAutoscaler":             func() any { return new(autoscalingv2.HorizontalPodAutoscaler) },
-	"networking.k8s.io/v1 Ingress":                       func() any { return new(networkingv1.Ingress) },
-	"networking.k8s.io/v1 NetworkPolicy":                 func() any { return new(networkingv1.NetworkPolicy) },
-	"policy/v1 PodDisruptionBudget":                      func() any { return new(policyv1.PodDisruptionBudget) },
-	"gateway.networking.k8s.io/v1 HTTPRoute":             func() any { return new(gatewayv1.HTTPRoute) },
-	"monitoring.coreos.com/v1 PodMonitor":                func() any { return new(monitoringv1.PodMonitor) },
-	"monitoring.coreos.com/v1 ServiceMonitor":            func() any { return new(monitoringv1.ServiceMonitor) },
-	"monitoring.coreos.com/v1 PrometheusRule":            func() any { return new(monitoringv1.PrometheusRule) },
-	"keda.sh/v1alpha1 ScaledObject": nil, // its types come with all of KEDA: only the YAML is checked
+	"v1 ConfigMap":                            func() any { return new(corev1.ConfigMap) },
+	"v1 Pod":                                  func() any { return new(corev1.Pod) },
+	"v1 Secret":                               func() any { return new(corev1.Secret) },
+	"v1 Service":                              func() any { return new(corev1.Service) },
+	"v1 ServiceAccount":                       func() any { return new(corev1.ServiceAccount) },
+	"apps/v1 Deployment":                      func() any { return new(appsv1.Deployment) },
+	"apps/v1 StatefulSet":                     func() any { return new(appsv1.StatefulSet) },
+	"autoscaling/v2 HorizontalPodAutoscaler":  func() any { return new(autoscalingv2.HorizontalPodAutoscaler) },
+	"networking.k8s.io/v1 Ingress":            func() any { return new(networkingv1.Ingress) },
+	"networking.k8s.io/v1 NetworkPolicy":      func() any { return new(networkingv1.NetworkPolicy) },
+	"policy/v1 PodDisruptionBudget":           func() any { return new(policyv1.PodDisruptionBudget) },
+	"gateway.networking.k8s.io/v1 HTTPRoute":  func() any { return new(gatewayv1.HTTPRoute) },
+	"monitoring.coreos.com/v1 PodMonitor":     func() any { return new(monitoringv1.PodMonitor) },
+	"monitoring.coreos.com/v1 ServiceMonitor": func() any { return new(monitoringv1.ServiceMonitor) },
+	"monitoring.coreos.com/v1 PrometheusRule": func() any { return new(monitoringv1.PrometheusRule) },
+	"keda.sh/v1alpha1 ScaledObject":           nil, // its types come with all of KEDA: only the YAML is checked
 }
 
 // object is what all have.
@@ -190,7 +190,9 @@ func TestSelectorsNeverChange(t *testing.T) {
 	files := mustRender(t, map[string]any{"image": map[string]any{"tag": "other"}, "commonLabels": map[string]any{"a": "b"}})
 	for _, component := range []string{"edge", "control", "nats"} {
 		var o struct {
-			Spec struct{ Selector struct{ MatchLabels map[string]string } }
+			Spec struct {
+				Selector struct{ MatchLabels map[string]string }
+			}
 		}
 		kind := "Deployment"
 		if component == "nats" {
