@@ -16,8 +16,8 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// types are the kinds that the chart may render.
-var types = map[string]func() any{
+// kinds are those that the chart may render.
+var kinds = map[string]func() any{
 	"v1 ConfigMap":                            func() any { return new(corev1.ConfigMap) },
 	"v1 Pod":                                  func() any { return new(corev1.Pod) },
 	"v1 Secret":                               func() any { return new(corev1.Secret) },
@@ -57,7 +57,7 @@ func TestObjectsFitTheirTypes(t *testing.T) {
 			}
 			kind := o.APIVersion + " " + o.Kind
 			seen[kind] = true
-			make, ok := types[kind]
+			make, ok := kinds[kind]
 			if !ok {
 				t.Errorf("%s: %s is not in the table of kinds", name, kind)
 			} else if make != nil {
@@ -75,7 +75,7 @@ func TestObjectsFitTheirTypes(t *testing.T) {
 			}
 		}
 	}
-	for kind := range types {
+	for kind := range kinds {
 		if !seen[kind] {
 			t.Errorf("no set of values in ci/ renders a %s", kind)
 		}

@@ -76,8 +76,8 @@ func metricsOf(t *testing.T) []metric {
 const metricsHead = `# Metrics
 
 What the operations port serves at ` + "`/metrics`" + `, beside the Go runtime's and the process's own metrics
-(` + "`go_…`, `process_…`" + `). This page is made by ` + "`go test ./deploy/nabat -run TestMetricsPage -update`" + ` from what the
-programs register; the same test fails when it is stale.
+(` + "`go_…`, `process_…`" + `). This page is made by TestMetricsPage in deploy/nabat, with -update, from what the programs
+register; the same test fails when it is stale.
 
 Labels: ` + "`node`" + ` is the edge's name. ` + "`code`" + ` is a code of [PROTOCOL.md](../proto/PROTOCOL.md); refusals also
 count under ` + "`max_connections`, `no_descriptors` and `accept_rate`" + `, what clients see as ` + "`overloaded`" + `. ` + "`reason`" + ` and

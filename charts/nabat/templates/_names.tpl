@@ -43,6 +43,14 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- end }}
 {{- end -}}
 
+{{- /* podLabels: without versions, so that a new chart alone restarts no pod. */ -}}
+{{- define "nabat.podLabels" -}}
+{{ include "nabat.selector" . }}
+{{- with .root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
 {{- /* metadata (dict "root" $ "component" "edge" "name" … "annotations" … "labels" … "namespace" …) */ -}}
 {{- define "nabat.metadata" -}}
 name: {{ .name }}

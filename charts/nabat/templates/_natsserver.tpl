@@ -109,13 +109,13 @@ accounts {
     # One user for each role.
     users: [
       {{- range $role := list "edge" "control" "backend" "admin" }}
-      { user: {{ $role }}, password: ${{ upper $role }}_PASSWORD{{ with index $nats.permissions $role }}, permissions: {{ toJson . }}{{ end }} }
+      { user: {{ $role }}, password: ${{ upper $role }}_PASSWORD{{ with index $nats.permissions $role }}, permissions: {{ toRawJson . }}{{ end }} }
       {{- end }}
     ]
   }
 }
 {{- range $key, $value := $nats.config }}
-{{ $key }}: {{ toJson $value }}
+{{ $key }}: {{ toRawJson $value }}
 {{- end }}
 {{- end -}}
 
