@@ -84,7 +84,7 @@ func (a *app) root() *cobra.Command {
 	for _, c := range []*cobra.Command{
 		a.devCommand(), a.edgeCommand(), a.controlCommand(),
 		a.pubCommand(), a.subCommand(), a.historyCommand(), a.tokenCommand(), keysCommand(a),
-		blockCommand(a), unblockCommand(a), blocksCommand(a), a.subjectCommand(), a.nkeysCommand(), a.checkCommand(), a.versionCommand(),
+		blockCommand(a), unblockCommand(a), blocksCommand(a), a.subjectCommand(), a.nkeysCommand(), a.checkCommand(), a.probeCommand(), a.versionCommand(),
 	} {
 		c.Flags().SortFlags = false
 		root.AddCommand(c)
