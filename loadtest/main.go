@@ -116,10 +116,12 @@ func (a *app) root() *cobra.Command {
 	root.SetErr(a.stderr)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return &usageError{cmd.CommandPath(), plain(err)} })
 	cobra.EnableCommandSorting = false
-	root.AddCommand(a.idleCommand(), a.fanoutCommand(), a.floorCommand(), a.child(target.ChildSwarm, func(ctx context.Context) error {
+	root.AddCommand(a.idleCommand(), a.connectCommand(), a.fanoutCommand(), a.roomsCommand(), a.slowCommand(), a.stormCommand(), a.floorCommand(), a.child(target.ChildSwarm, func(ctx context.Context) error {
 		return swarm.Work(ctx, os.Stdin, os.Stdout)
 	}), a.child(target.ChildFloor, func(context.Context) error {
 		return floor.Serve()
+	}), a.child(target.ChildTLS, func(context.Context) error {
+		return floor.ServeTLS()
 	}), a.child(target.ChildBroker, broker))
 	return root
 }

@@ -72,7 +72,6 @@ func TestWrongCommandLines(t *testing.T) {
 		{"fanout --nats nats://127.0.0.1:1", "--nats goes with --target, which is missing"},
 		{"idle --pid 1", "--pid goes with --target, which is missing"},
 		{"fanout --target ws://127.0.0.1:1", "--target needs --nats"},
-		{"idle --target wss://127.0.0.1:1", "TLS is not built yet"},
 		{"idle --target ftp://127.0.0.1:1", `the scheme is "ftp"`},
 		{"idle --workers -1", "--workers must not be negative"},
 		{"idle --loops 0", "--loops must be at least 1"},

@@ -80,13 +80,14 @@ var table = []arch.Package{
 	// The load test. It drives programs from outside and imports neither.
 	{Path: "loadtest/account", Why: "processor time and memory of another process"},
 	{Path: "loadtest/report", Why: "results as tables"},
+	{Path: "loadtest/certificate", Why: "a certificate for one run"},
 	{Path: "loadtest/swarm", Imports: []string{"loadtest/account"}, Why: "the clients"},
 	{Path: "loadtest/checker", Why: "clients that hold an edge to its promises; nothing is shared with what it checks"},
-	{Path: "loadtest/floor", Imports: []string{"loadtest/account", "loadtest/swarm"}, Why: "the same system calls and no logic"},
-	{Path: "loadtest/target", Imports: []string{"loadtest/floor", "loadtest/swarm"}, Why: "what is driven: ours, a peer, the floor"},
+	{Path: "loadtest/floor", Imports: []string{"loadtest/account", "loadtest/certificate", "loadtest/swarm"}, Why: "the same system calls and no logic"},
+	{Path: "loadtest/target", Imports: []string{"loadtest/certificate", "loadtest/floor", "loadtest/swarm"}, Why: "what is driven: ours, a peer, the floor"},
 	{Path: "loadtest/scenario", Imports: []string{"loadtest/account", "loadtest/report", "loadtest/swarm", "loadtest/target"}, Why: "what is measured"},
 	{Path: "loadtest", Imports: []string{
-		"internal/natsdev", "loadtest/account", "loadtest/floor", "loadtest/report", "loadtest/scenario", "loadtest/swarm", "loadtest/target",
+		"internal/natsdev", "loadtest/account", "loadtest/checker", "loadtest/floor", "loadtest/report", "loadtest/scenario", "loadtest/swarm", "loadtest/target",
 	}, Why: "the program: parses, wires, runs; and starts a bus where the user has none"},
 }
 
@@ -103,7 +104,7 @@ var rules = arch.Rules{
 			"*/metrics", "internal/ops",
 			"edge", "control", "deploy/nabat", // New takes the registry that main makes and ops serves
 		}, Why: "who counts does not know who collects"},
-		{Module: "crypto/tls", Users: []string{"edge/internal/tlsconn", "client"}, Why: "one place knows how it must be driven on a loop"},
+		{Module: "crypto/tls", Users: []string{"edge/internal/tlsconn", "client", "loadtest/swarm", "loadtest/floor"}, Why: "one place knows how it must be driven on a loop; who loads it brings its own"},
 		{Module: "github.com/golang-jwt", Users: []string{"internal/auth"}, Why: "one place verifies tokens"},
 		{Module: "github.com/knadh/koanf", Users: []string{"internal/config"}, Why: "one place reads settings"},
 		{Module: "github.com/spf13/cobra", Users: []string{"deploy/nabat", "loadtest"}, Why: "only mains have commands"},

@@ -34,6 +34,7 @@ type Report struct {
 	Options  map[string]any `json:"options"`
 	Columns  []string       `json:"columns"` // what was measured; the floor is the last
 	Sections []*Section     `json:"sections"`
+	Plots    []*Plot        `json:"plots,omitempty"`
 	Notes    []string       `json:"notes,omitempty"`
 	Faults   []string       `json:"faults,omitempty"` // promises that the run saw broken
 }
