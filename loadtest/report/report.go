@@ -60,8 +60,9 @@ type Section struct {
 type Row struct {
 	Name   string             `json:"name"`
 	Unit   Unit               `json:"unit"`
-	Values map[string]float64 `json:"values"`         // by column; a missing one was not measured
-	Note   string             `json:"note,omitempty"` // at the end of the line
+	Values map[string]float64 `json:"values"`          // by column; a missing one was not measured
+	Texts  map[string]string  `json:"texts,omitempty"` // by column; instead of a value
+	Note   string             `json:"note,omitempty"`  // at the end of the line
 }
 
 // Section finds a section by its title or appends it.
@@ -172,6 +173,9 @@ func (r *Report) widths() (first int, widths []int) {
 
 func (row *Row) cell(column string) string {
 	value, measured := row.Values[column]
+	if text := row.Texts[column]; text != "" {
+		return text
+	}
 	if !measured {
 		return "–"
 	}

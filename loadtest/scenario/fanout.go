@@ -235,7 +235,7 @@ func showLatency(section *report.Section, column string, h *hdrhistogram.Histogr
 // plotLatency adds the distribution to the plot of its kind.
 func plotLatency(r *report.Report, title, column string, h *hdrhistogram.Histogram) {
 	line := report.Line{Name: column}
-	for _, q := range []float64{0, 10, 25, 50, 60, 70, 80, 90, 95, 97.5, 99, 99.5, 99.9, 99.99, 100} {
+	for _, q := range []float64{1, 10, 25, 50, 60, 70, 80, 90, 95, 97.5, 99, 99.5, 99.9, 99.99, 100} {
 		line.X, line.Y = append(line.X, q), append(line.Y, float64(h.ValueAtQuantile(q))*1000)
 	}
 	r.Plot(title+": latency by percentile", "percentile", report.Decimal, report.Nanoseconds).Add(line, 1)
@@ -248,7 +248,7 @@ func (f *Fanout) ratios(r *report.Report, floor float64) {
 			continue
 		}
 		inFloors(section, rowFloors, rowCost, floor)
-		if section.Title == (mode{inFlight: 1}).String() {
+		if section.Title == (mode{inFlight: 1}).String() && f.Rooms == 1 {
 			inFloors(section, rowP99Floors, "latency p99", floor*float64(f.Clients)/float64(r.Machine.CPUs))
 		}
 		section.Sort(rowCost, rowFloors, rowMedian, rowRate, "latency p50", "latency p99", rowP99Floors, "latency max")
