@@ -125,19 +125,22 @@ func (a *app) measure(cmd *cobra.Command, c *common, run func(context.Context) (
 		}
 	}
 	progress := report.NewProgress(a.stderr)
-	launcher := a.prepare(c, progress)
+	a.prepare(c, progress)
 	r, err := run(cmd.Context())
 	progress.End()
-	if err = errors.Join(err, launcher.Close()); err != nil {
+	if err != nil {
 		return err
 	}
 	return a.deliver(r, c.json, c.html)
 }
 
-// prepare completes the setting from the flags. The caller must Close what it
-// returns.
+// prepare completes the setting from the flags.
 func (a *app) prepare(c *common, progress *report.Progress) *target.Launcher {
-	launcher := &target.Launcher{Self: a.self, Say: progress.Say}
+	if a.launcher == nil {
+		a.launcher = &target.Launcher{Self: a.self}
+	}
+	launcher := a.launcher
+	launcher.Say, launcher.Log = progress.Say, nil
 	if c.verbose {
 		launcher.Log = a.stderr
 	}

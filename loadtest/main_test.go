@@ -66,7 +66,7 @@ func TestWrongCommandLines(t *testing.T) {
 		{"fanout --members", "flag needs an argument"},
 		{"fanout --in-flight 1,x", `--in-flight "1,x": must be whole numbers, comma separated`},
 		{"fanout --round 5", `--round "5": must be a duration, such as 500ms or 2s`},
-		{"fanout --peer socketio", `--peer "socketio": choose from nabat, naive, gorilla, gws`},
+		{"fanout --peer socketio", `--peer "socketio": choose from nabat, naive, gorilla, gws, nbio, nats, centrifuge, mercure`},
 		{"fanout --peer gws,gws", "--peer gws stands twice"},
 		{"fanout --peer gws --target ws://127.0.0.1:1 --nats nats://127.0.0.1:1", "give one of them"},
 		{"fanout --nats nats://127.0.0.1:1", "--nats goes with --target, which is missing"},

@@ -144,6 +144,32 @@ func (a *app) slowCommand() *cobra.Command {
 	return cmd
 }
 
+func (a *app) soakCommand() *cobra.Command {
+	c := new(common)
+	soak := new(scenario.Soak)
+	cmd := &cobra.Command{
+		Use: "soak", Short: "A long time at a fixed rate: what grows", Args: noArguments,
+		Long: "Publishes to one room at a fixed rate for as long as you like, takes samples of memory,\ngoroutines, descriptors and latency, and shows what grew from the first third of the\ntime to the last.",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if c.external.URL != "" && c.external.NATS == "" {
+				return &usageError{cmd.CommandPath(), errNoNATS}
+			}
+			return a.measure(cmd, c, func(ctx context.Context) (*report.Report, error) {
+				soak.Setting = c.setting
+				return soak.Run(ctx)
+			})
+		},
+	}
+	c.registerSwarm(cmd, "members", 2000)
+	cmd.Flags().Float64Var(&soak.Rate, "rate", 20, "messages per second")
+	cmd.Flags().IntVar(&soak.Payload, "payload", 128, "bytes of a message")
+	cmd.Flags().DurationVar(&soak.For, "for", 48*time.Second, "how long in all")
+	cmd.Flags().DurationVar(&soak.Round, "sample", 4*time.Second, "time between two samples")
+	cmd.Flags().DurationVar(&soak.WarmUp, "warm-up", 15*time.Second, "longest wait for the first message that reaches every member")
+	c.registerTargets(cmd)
+	return cmd
+}
+
 func (a *app) stormCommand() *cobra.Command {
 	c := new(common)
 	storm := new(scenario.Storm)

@@ -203,3 +203,32 @@ func (t *Target) token(ctx context.Context, user string) (string, error) {
 	}
 	return issued.Token, nil
 }
+
+// Dev starts nabat dev, everything in one process, as a newcomer does.
+func (l *Launcher) Dev(ctx context.Context) (*Target, error) {
+	t := &Target{Name: "nabat dev"}
+	if err := l.dev(ctx, t); err != nil {
+		return nil, errors.Join(err, t.Close())
+	}
+	return t, nil
+}
+
+func (l *Launcher) dev(ctx context.Context, t *Target) error {
+	binary, err := l.build(ctx, ".", "./deploy/nabat", "nabat")
+	if err != nil {
+		return err
+	}
+	ports, err := freePorts(4)
+	if err != nil {
+		return err
+	}
+	p, err := l.add(t, t.Name, exec.Command(binary, "dev", "--edge-listen", ports[0], "--control-listen", ports[1], "--nats-listen", ports[2], "--ops-listen", ports[3]))
+	if err != nil {
+		return err
+	}
+	t.URL, t.Ops, t.PID, t.Dialect.Greeting = "ws://"+ports[0]+"/ws", "http://"+ports[3], p.command.Process.Pid, `"connected"`
+	if err := t.ready(ctx, t.Ops); err != nil {
+		return err
+	}
+	return t.connect("nats://"+ports[2], "room.")
+}

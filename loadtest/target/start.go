@@ -166,28 +166,6 @@ func (l *Launcher) broker(ctx context.Context, t *Target) (url string, err error
 	return told.URL, t.connect(told.URL, "room.")
 }
 
-// peer starts NATS and a server of loadtest/peers.
-func (l *Launcher) peer(ctx context.Context, t *Target) error {
-	binary, err := l.build(ctx, "loadtest/peers", ".", "peers")
-	if err != nil {
-		return err
-	}
-	nats, err := l.broker(ctx, t)
-	if err != nil {
-		return err
-	}
-	p, err := l.add(t, "peer "+t.Name, exec.Command(binary, t.Name, "-nats", nats))
-	if err != nil {
-		return err
-	}
-	var told struct{ Listening, Ops string }
-	if err := p.first(ctx, &told); err != nil {
-		return err
-	}
-	t.URL, t.Ops, t.PID = "ws://"+told.Listening+"/ws", "http://"+told.Ops, p.command.Process.Pid
-	return nil
-}
-
 // ready waits until the operations port at base says so.
 func (t *Target) ready(ctx context.Context, base string) error {
 	ctx, cancel := t.Watch(ctx)

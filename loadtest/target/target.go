@@ -20,9 +20,6 @@ const (
 	NameFloor = "floor"
 )
 
-// Peers are the servers of the nested module loadtest/peers.
-var Peers = []string{"naive", "gorilla", "gws"}
-
 // Publisher sends messages to the members of the room.
 type Publisher interface {
 	// Publish sends one message of size bytes with this stamp. It does not

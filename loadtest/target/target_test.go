@@ -163,7 +163,7 @@ func TestLauncherRefusals(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	if _, err := l.Start(t.Context(), "socketio"); err == nil || !strings.Contains(err.Error(), "choose from nabat, naive, gorilla, gws") {
+	if _, err := l.Start(t.Context(), "socketio"); err == nil || !strings.Contains(err.Error(), "choose from nabat, naive, gorilla, gws, nbio, nats, centrifuge, mercure") {
 		t.Errorf("%v", err)
 	}
 	l.built = map[string]string{"peers": "/nonexistent"}
