@@ -6,6 +6,7 @@ import (
 	"math"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestPayloadIsJSONOfTheAskedSize(t *testing.T) {
@@ -76,5 +77,16 @@ func TestNowAdvances(t *testing.T) {
 	a := Now()
 	if b := Now(); b < a || a <= 0 {
 		t.Errorf("%d, then %d", a, b)
+	}
+}
+
+func TestNowIsTheMachinesClock(t *testing.T) {
+	before := monotonic()
+	now := Now()
+	// The anchor is at most half a gap off, which is below this unless all tries
+	// were interrupted.
+	const off = int64(time.Millisecond)
+	if after := monotonic(); now < before-off || now > after+off {
+		t.Errorf("%d is not between %d and %d", now, before, after)
 	}
 }
