@@ -30,6 +30,7 @@ var steps = []step{
 	{name: "connect", args: []string{"connect", "--peer", "nabat,gorilla,gws,nbio"}, flag: "--connections", count: 4000},
 	{name: "fanout", args: []string{"fanout", "--peer", "nabat,gorilla,gws,nbio,nats,centrifuge", "--rounds", "3", "--rate", "5"}, flag: "--members", count: 10_000},
 	{name: "rooms", args: []string{"rooms", "--peer", "nabat,gorilla,gws,nbio,nats"}, flag: "--clients", count: 2000},
+	{name: "mixed", args: []string{"mixed"}, flag: "--clients", count: 1000},
 	{name: "slow", args: []string{"slow"}, flag: "--members", count: 2000},
 	{name: "storm", args: []string{"storm"}, flag: "--clients", count: 5000},
 	{name: "soak", args: []string{"soak"}, flag: "--members", count: 2000},

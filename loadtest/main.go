@@ -134,7 +134,7 @@ func (a *app) root() *cobra.Command {
 	root.SetErr(a.stderr)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return &usageError{cmd.CommandPath(), plain(err)} })
 	cobra.EnableCommandSorting = false
-	root.AddCommand(a.idleCommand(), a.connectCommand(), a.fanoutCommand(), a.roomsCommand(), a.slowCommand(), a.stormCommand(), a.soakCommand(), a.clusterCommand(),
+	root.AddCommand(a.idleCommand(), a.connectCommand(), a.fanoutCommand(), a.roomsCommand(), a.mixedCommand(), a.slowCommand(), a.stormCommand(), a.soakCommand(), a.clusterCommand(),
 		a.checkerCommand(), a.floorCommand(), a.allCommand(), a.compareCommand(), a.child(target.ChildSwarm, func(ctx context.Context) error {
 			return swarm.Work(ctx, os.Stdin, os.Stdout)
 		}), a.child(target.ChildFloor, func(context.Context) error {

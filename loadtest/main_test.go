@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"nabat/loadtest/report"
 	"nabat/loadtest/target"
@@ -116,6 +117,8 @@ func TestFailuresAreClear(t *testing.T) {
 		{"a page that cannot be", "floor --html /nonexistent/a.html", "--html: open /nonexistent/a.html"},
 		{"rooms that nobody has", "rooms --rooms 5 --rooms-each 9", "each client in 9 of 5 rooms"},
 		{"a storm of nothing", "storm --no-plain --tls=false", "neither with nor without TLS"},
+		{"a peer that cannot chat", "mixed --peer gws", "only nabat and --target can chat"},
+		{"a chat with nobody", "mixed --clients 2 --target ws://127.0.0.1:1", "connection refused"},
 		{"nobody stalls", "slow --stall-every 1", "one of 1 members stalls"},
 		{"a soak that is too short", "soak --for 3s --sample 2s", "at least three are needed"},
 		{"a way to connect that is none", "connect --only carrier-pigeon", `no way "carrier-pigeon" to connect`},
@@ -183,13 +186,16 @@ func TestARealEdge(t *testing.T) {
 	a := &app{self: child, stdin: strings.NewReader("")}
 	t.Cleanup(a.close)
 	dir := t.TempDir()
+	shrink(t)
 	tests := []struct{ args, want string }{
+		{"", "NATS and control are on the edge's bill"},
 		{"fanout --members 50 --rounds 1 --round 50ms --rate 50 --json " + dir + "/a.json --html " + dir + "/a.html", "one message at a time"},
 		{"fanout --members 40 --rounds 1 --round 50ms --no-floor --json " + dir + "/b.json", "one message at a time"},
 		{"compare " + dir + "/a.json " + dir + "/b.json", "second / first"},
 		{"idle --connections 50 --settle 200ms", "goroutines"},
 		{"connect --connections 20 --rounds 1", "TLS 1.3 and an HS256 token each"},
 		{"rooms --clients 20 --rooms 20 --rooms-each 4 --rounds 1 --round 50ms --rate 200", "rooms: 20 clients, each in 4 of 20 rooms"},
+		{"mixed --clients 10 --rooms 5 --rooms-each 2 --rate 200 --leave-every 5 --page-every 5 --for 500ms", "pages of history"},
 		{"slow --members 20 --stall-every 10 --rounds 1 --round 200ms", "a stalled reader"},
 		{"storm --clients 40 --survivors 10 --rooms 10 --rounds 1 --quiet 200ms", "with TLS 1.3"},
 		{"soak --members 20 --for 600ms --sample 200ms", "grew"},
@@ -200,9 +206,6 @@ func TestARealEdge(t *testing.T) {
 	for _, test := range tests {
 		var out, errs strings.Builder
 		a.stdout, a.stderr = &out, &errs
-		if test.args[:3] == "all" {
-			shrink(t)
-		}
 		if code := a.run(t.Context(), strings.Fields(test.args)); code != 0 {
 			t.Fatalf("%s: code %d, %s\n%s", test.args, code, errs.String(), out.String())
 		}
@@ -217,10 +220,11 @@ func TestARealEdge(t *testing.T) {
 	}
 }
 
-// shrink makes the steps of all fit into a test.
+// shrink makes the steps of all, and the tour, fit into a test.
 func shrink(t *testing.T) {
-	before := slices.Clone(steps)
-	t.Cleanup(func() { steps = before })
+	before, size := slices.Clone(steps), tourSize
+	t.Cleanup(func() { steps, tourSize = before, size })
+	tourSize.clients, tourSize.rounds, tourSize.round = 20, 1, 50*time.Millisecond
 	for i := range steps {
 		if steps[i].name == "fanout" {
 			steps[i].args = []string{"fanout", "--rounds", "1", "--round", "50ms"}

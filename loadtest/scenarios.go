@@ -170,6 +170,35 @@ func (a *app) soakCommand() *cobra.Command {
 	return cmd
 }
 
+func (a *app) mixedCommand() *cobra.Command {
+	c := &common{shape: target.Shape{Long: true}}
+	mixed := new(scenario.Mixed)
+	cmd := &cobra.Command{
+		Use: "mixed", Short: "A chat: clients publish, leave, join and page back", Args: noArguments,
+		Long: "Clients of rooms with history publish over their own connections, leave rooms, join\nthem again and read history, at a fixed rate in all. Shows the latency of deliveries and\nof answers, and whether each message came back to its sender, once and in order.\nTargets must speak Nabat's protocol and let anybody publish.",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.measure(cmd, c, func(ctx context.Context) (*report.Report, error) {
+				if c.external.URL == "" && (len(c.peers) != 1 || c.peers[0] != target.NameNabat) {
+					return nil, errors.New("only nabat and --target can chat")
+				}
+				mixed.Setting = c.setting
+				return mixed.Run(ctx)
+			})
+		},
+	}
+	c.registerSwarm(cmd, "clients", 1000)
+	p := &mixed.Plan
+	cmd.Flags().IntVar(&p.Rooms, "rooms", 200, "rooms in all")
+	cmd.Flags().IntVar(&p.RoomsEach, "rooms-each", 4, "rooms of each client")
+	cmd.Flags().Float64Var(&p.Rate, "rate", 200, "acts per second, of all clients together")
+	cmd.Flags().IntVar(&p.Leave, "leave-every", 20, "one act of so many is to leave a room and to join it again; 0: none")
+	cmd.Flags().IntVar(&p.Page, "page-every", 10, "one act of so many is to page back; 0: none")
+	cmd.Flags().IntVar(&p.Payload, "payload", 100, "bytes of text in a message")
+	cmd.Flags().DurationVar(&p.For, "for", 30*time.Second, "how long")
+	c.registerTargets(cmd)
+	return cmd
+}
+
 func (a *app) stormCommand() *cobra.Command {
 	c := new(common)
 	storm := new(scenario.Storm)

@@ -11,13 +11,12 @@ import (
 	"nabat/loadtest/scenario"
 )
 
-// Size of the tour, which takes about a minute on two processors.
-const (
-	tourClients = 2000
-	tourRounds  = 3
-	tourRound   = 1500 * time.Millisecond
-	tourRate    = 20
-)
+// tourSize makes the tour take about a minute on two processors.
+var tourSize = struct {
+	clients, rounds int
+	round           time.Duration
+	rate            float64
+}{2000, 3, 1500 * time.Millisecond, 20}
 
 const welcome = `This is a tour of one minute: it starts "nabat dev" (NATS, control and an edge in one
 process), connects %d clients, lets them be idle, then publishes to all of them, and does
@@ -28,16 +27,16 @@ the same to the floor, a program that makes the same system calls and nothing el
 
 // tour is what runs without arguments.
 func (a *app) tour(cmd *cobra.Command) error {
-	_, _ = fmt.Fprintf(a.stdout, welcome, tourClients)
+	_, _ = fmt.Fprintf(a.stdout, welcome, tourSize.clients)
 	c := new(common)
-	c.setting.Clients, c.setting.Loops, c.setting.Timeout = tourClients, 1, 10*time.Second
+	c.setting.Clients, c.setting.Loops, c.setting.Timeout = tourSize.clients, 1, 10*time.Second
 	progress := report.NewProgress(a.stderr)
 	launcher := a.prepare(c, progress)
 	c.setting.Targets = []scenario.Starter{{Name: "nabat dev", Own: true, Start: launcher.Dev}}
 	for _, part := range []func(context.Context) (*report.Report, error){
 		(&scenario.Idle{Setting: c.setting, Rooms: 2, Settle: 4 * time.Second}).Run,
-		(&scenario.Fanout{Setting: c.setting, InFlight: []int{1, 16}, Rate: tourRate,
-			Publishing: scenario.Publishing{Payload: 128, Rounds: tourRounds, Round: tourRound, WarmUp: 15 * time.Second}}).Run,
+		(&scenario.Fanout{Setting: c.setting, InFlight: []int{1, 16}, Rate: tourSize.rate,
+			Publishing: scenario.Publishing{Payload: 128, Rounds: tourSize.rounds, Round: tourSize.round, WarmUp: 15 * time.Second}}).Run,
 	} {
 		r, err := part(cmd.Context())
 		progress.End()

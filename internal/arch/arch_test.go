@@ -83,9 +83,10 @@ var table = []arch.Package{
 	{Path: "loadtest/certificate", Why: "a certificate for one run"},
 	{Path: "loadtest/swarm", Imports: []string{"loadtest/account"}, Why: "the clients"},
 	{Path: "loadtest/checker", Why: "clients that hold an edge to its promises; nothing is shared with what it checks"},
+	{Path: "loadtest/chat", Why: "clients that chat; nothing is shared with what they talk to"},
 	{Path: "loadtest/floor", Imports: []string{"loadtest/account", "loadtest/certificate", "loadtest/swarm"}, Why: "the same system calls and no logic"},
 	{Path: "loadtest/target", Imports: []string{"loadtest/certificate", "loadtest/floor", "loadtest/swarm"}, Why: "what is driven: ours, a peer, the floor"},
-	{Path: "loadtest/scenario", Imports: []string{"loadtest/account", "loadtest/report", "loadtest/swarm", "loadtest/target"}, Why: "what is measured"},
+	{Path: "loadtest/scenario", Imports: []string{"loadtest/account", "loadtest/chat", "loadtest/report", "loadtest/swarm", "loadtest/target"}, Why: "what is measured"},
 	{Path: "loadtest", Imports: []string{
 		"internal/natsdev", "loadtest/account", "loadtest/checker", "loadtest/floor", "loadtest/report", "loadtest/scenario", "loadtest/swarm", "loadtest/target",
 	}, Why: "the program: parses, wires, runs; and starts a bus where the user has none"},
@@ -96,7 +97,7 @@ var rules = arch.Rules{
 	Packages: table,
 	External: []arch.External{
 		{Module: "github.com/mailru/easygo", Users: []string{"edge/internal/loop"}, Why: "one package owns epoll"},
-		{Module: "github.com/gobwas/ws", Users: []string{"edge/internal/transport/ws", "client", "loadtest/swarm", "loadtest/checker"}, Why: "frames are bytes of one transport; what checks it brings its own"},
+		{Module: "github.com/gobwas/ws", Users: []string{"edge/internal/transport/ws", "client", "loadtest/swarm", "loadtest/checker", "loadtest/chat"}, Why: "frames are bytes of one transport; what checks it brings its own"},
 		{Module: "github.com/gobwas/httphead", Users: []string{"edge/internal/transport/ws", "client", "loadtest/swarm"}, Why: "as gobwas/ws"},
 		{Module: "github.com/klauspost/compress", Users: []string{"edge/internal/frame", "edge/internal/transport/ws"}, Why: "out: once for all; in: before anything reads it"},
 		{Module: "github.com/nats-io/nats-server", Users: []string{"internal/natsdev"}, Why: "only dev and tests carry a server"},
