@@ -58,7 +58,9 @@ func (s *room) obey(conn net.Conn, text []byte) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	say := func(to net.Conn, format string, args ...any) { _ = wsutil.WriteServerText(to, fmt.Appendf(nil, format, args...)) }
+	say := func(to net.Conn, format string, args ...any) {
+		_ = wsutil.WriteServerText(to, fmt.Appendf(nil, format, args...))
+	}
 	switch {
 	case c.Connect != nil:
 		s.members[conn] = true

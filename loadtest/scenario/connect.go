@@ -106,20 +106,12 @@ func (c *Connect) target(ctx context.Context, t *target.Target, r *report.Report
 		return nil
 	}
 	var tokens [][]string
-	fresh := func() error {
-		tokens = nil
-		for round := range c.Rounds {
-			c.Progress.Show(report.State{Phase: t.Name + ": tokens", Done: float64(round * c.Clients), Total: float64(c.Rounds * c.Clients), Of: "issued"})
-			list, err := t.Tokens(ctx, c.Clients)
-			if err != nil {
-				return err
-			}
-			tokens = append(tokens, list)
-		}
-		return nil
-	}
+	var err error
 	if c.wants(wayToken) || c.wants(wayKnown) {
-		if err := errors.Join(fresh(), c.way(ctx, t, r, wayToken, t.URL, tokens)); err != nil {
+		if tokens, err = c.fresh(ctx, t); err != nil {
+			return err
+		}
+		if err := c.way(ctx, t, r, wayToken, t.URL, tokens); err != nil {
 			return err
 		}
 	}
@@ -137,10 +129,26 @@ func (c *Connect) target(ctx context.Context, t *target.Target, r *report.Report
 			return err
 		}
 	}
-	if c.wants(waySecure) {
-		return errors.Join(fresh(), c.way(ctx, t, r, waySecure, secure, tokens))
+	if !c.wants(waySecure) {
+		return nil
 	}
-	return nil
+	if tokens, err = c.fresh(ctx, t); err != nil {
+		return err
+	}
+	return c.way(ctx, t, r, waySecure, secure, tokens)
+}
+
+// fresh are tokens that no edge has seen, for each round.
+func (c *Connect) fresh(ctx context.Context, t *target.Target) (tokens [][]string, err error) {
+	for round := range c.Rounds {
+		c.Progress.Show(report.State{Phase: t.Name + ": tokens", Done: float64(round * c.Clients), Total: float64(c.Rounds * c.Clients), Of: "issued"})
+		list, err := t.Tokens(ctx, c.Clients)
+		if err != nil {
+			return nil, err
+		}
+		tokens = append(tokens, list)
+	}
+	return tokens, nil
 }
 
 // way measures one way to connect; tokens are for each round.

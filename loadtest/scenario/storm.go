@@ -79,14 +79,14 @@ func (s *Storm) Run(ctx context.Context) (*report.Report, error) {
 
 // storms is what all rounds of one kind gave.
 type storms struct {
-	took, handshake       []float64 // nanoseconds
-	p99Ratio              []float64
-	quiet, during         swarm.Totals
-	requests, replays     []float64
-	recovered, lost       int
-	missing, doubled      uint64
-	failed                int
-	survivorsMiss, closed uint64
+	took, handshake   []float64 // nanoseconds
+	p99Ratio          []float64
+	quiet, during     swarm.Totals
+	requests, replays []float64
+	recovered, lost   int
+	missing, doubled  uint64
+	failed            int
+	survivorsMiss     uint64
 }
 
 func (s *Storm) kind(ctx context.Context, r *report.Report, secure bool) error {
