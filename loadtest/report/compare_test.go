@@ -75,7 +75,7 @@ func TestPageHasFiguresAndPlots(t *testing.T) {
 		t.Fatal(err)
 	}
 	page := out.String()
-	for _, want := range []string{"4.00 µs", "FAULT: &lt;b&gt;3", "p99.9", "10.0 ms", "latency &lt;1&gt;", "500/s"} {
+	for _, want := range []string{"4.00 µs", "FAULT: &lt;b&gt;3", "p99.9", "10.0 ms", "latency &lt;1&gt;", "600/s"} {
 		if !strings.Contains(page, want) {
 			t.Errorf("no %q in the page", want)
 		}
