@@ -27,6 +27,7 @@ func main() {
 	defer stop()
 	a := &app{self: selfCommand, stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr}
 	code := a.run(ctx, os.Args[1:])
+	a.close()
 	stop()
 	os.Exit(code)
 }
@@ -45,6 +46,17 @@ type app struct {
 	self           func(kind string) *exec.Cmd // this program as a child of that kind
 	stdin          io.Reader
 	stdout, stderr io.Writer
+	launcher       *target.Launcher // made by the first command that needs it
+}
+
+// close removes what was built.
+func (a *app) close() {
+	if a.launcher == nil {
+		return
+	}
+	if err := a.launcher.Close(); err != nil {
+		_, _ = fmt.Fprintf(a.stderr, "loadtest: %v\n", err)
+	}
 }
 
 // usageError is a fault of the command line: exit code 2, and a hint.
@@ -87,16 +99,22 @@ calls and nothing else; figures are shown as ratios to it, because an absolute
 one says more about the machine than about the server.
 
 Without --target it builds and starts what it measures (NATS, control and one
-edge in processes of their own) and stops it afterwards.`
+edge in processes of their own) and stops it afterwards. Without a command it runs a
+tour of one minute against "nabat dev".`
 
-const examples = `  go run ./loadtest idle                            memory of 10,000 idle connections
+const examples = `  go run ./loadtest                                 a tour of one minute
+  go run ./loadtest idle                            memory of 10,000 idle connections
   go run ./loadtest fanout                          10,000 members of a room
   go run ./loadtest fanout --peer nabat,gorilla,gws the same, side by side
   go run ./loadtest fanout --in-flight 1 --rate 20  latency at a fixed rate
   go run ./loadtest fanout --target ws://127.0.0.1:8080 --nats nats://127.0.0.1:4222 \
       --ops http://127.0.0.1:9090 --pid "$(pgrep -n nabat)"
                                                     a server that runs already
-  go run ./loadtest floor                           what this machine can do at all`
+  go run ./loadtest storm                           an edge dies, and its clients come back elsewhere
+  go run ./loadtest checker                         nothing is lost, whatever clients do
+  go run ./loadtest floor                           what this machine can do at all
+  go run ./loadtest all --out results/today         everything, in about twenty minutes
+  go run ./loadtest compare old.json new.json       two results side by side`
 
 func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
@@ -107,7 +125,7 @@ func (a *app) root() *cobra.Command {
 			}
 			return nil
 		},
-		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		RunE:          func(cmd *cobra.Command, _ []string) error { return a.tour(cmd) },
 		SilenceErrors: true, SilenceUsage: true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
@@ -116,11 +134,14 @@ func (a *app) root() *cobra.Command {
 	root.SetErr(a.stderr)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return &usageError{cmd.CommandPath(), plain(err)} })
 	cobra.EnableCommandSorting = false
-	root.AddCommand(a.idleCommand(), a.fanoutCommand(), a.floorCommand(), a.child(target.ChildSwarm, func(ctx context.Context) error {
-		return swarm.Work(ctx, os.Stdin, os.Stdout)
-	}), a.child(target.ChildFloor, func(context.Context) error {
-		return floor.Serve()
-	}), a.child(target.ChildBroker, broker))
+	root.AddCommand(a.idleCommand(), a.connectCommand(), a.fanoutCommand(), a.roomsCommand(), a.mixedCommand(), a.slowCommand(), a.stormCommand(), a.soakCommand(), a.clusterCommand(),
+		a.checkerCommand(), a.floorCommand(), a.allCommand(), a.compareCommand(), a.child(target.ChildSwarm, func(ctx context.Context) error {
+			return swarm.Work(ctx, os.Stdin, os.Stdout)
+		}), a.child(target.ChildFloor, func(context.Context) error {
+			return floor.Serve()
+		}), a.child(target.ChildTLS, func(context.Context) error {
+			return floor.ServeTLS()
+		}), a.child(target.ChildBroker, broker))
 	return root
 }
 

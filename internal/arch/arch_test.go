@@ -86,13 +86,15 @@ var table = []arch.Package{
 	// The load test. It drives programs from outside and imports neither.
 	{Path: "loadtest/account", Why: "processor time and memory of another process"},
 	{Path: "loadtest/report", Why: "results as tables"},
+	{Path: "loadtest/certificate", Why: "a certificate for one run"},
 	{Path: "loadtest/swarm", Imports: []string{"loadtest/account"}, Why: "the clients"},
 	{Path: "loadtest/checker", Why: "clients that hold an edge to its promises; nothing is shared with what it checks"},
-	{Path: "loadtest/floor", Imports: []string{"loadtest/account", "loadtest/swarm"}, Why: "the same system calls and no logic"},
-	{Path: "loadtest/target", Imports: []string{"loadtest/floor", "loadtest/swarm"}, Why: "what is driven: ours, a peer, the floor"},
-	{Path: "loadtest/scenario", Imports: []string{"loadtest/account", "loadtest/report", "loadtest/swarm", "loadtest/target"}, Why: "what is measured"},
+	{Path: "loadtest/chat", Why: "clients that chat; nothing is shared with what they talk to"},
+	{Path: "loadtest/floor", Imports: []string{"loadtest/account", "loadtest/certificate", "loadtest/swarm"}, Why: "the same system calls and no logic"},
+	{Path: "loadtest/target", Imports: []string{"loadtest/certificate", "loadtest/floor", "loadtest/swarm"}, Why: "what is driven: ours, a peer, the floor"},
+	{Path: "loadtest/scenario", Imports: []string{"loadtest/account", "loadtest/chat", "loadtest/report", "loadtest/swarm", "loadtest/target"}, Why: "what is measured"},
 	{Path: "loadtest", Imports: []string{
-		"internal/natsdev", "loadtest/account", "loadtest/floor", "loadtest/report", "loadtest/scenario", "loadtest/swarm", "loadtest/target",
+		"internal/natsdev", "loadtest/account", "loadtest/checker", "loadtest/floor", "loadtest/report", "loadtest/scenario", "loadtest/swarm", "loadtest/target",
 	}, Why: "the program: parses, wires, runs; and starts a bus where the user has none"},
 }
 
@@ -101,7 +103,7 @@ var rules = arch.Rules{
 	Packages: table,
 	External: []arch.External{
 		{Module: "github.com/mailru/easygo", Users: []string{"edge/internal/loop"}, Why: "one package owns epoll"},
-		{Module: "github.com/gobwas/ws", Users: []string{"edge/internal/transport/ws", "client", "loadtest/swarm", "loadtest/checker"}, Why: "frames are bytes of one transport; what checks it brings its own"},
+		{Module: "github.com/gobwas/ws", Users: []string{"edge/internal/transport/ws", "client", "loadtest/swarm", "loadtest/checker", "loadtest/chat"}, Why: "frames are bytes of one transport; what checks it brings its own"},
 		{Module: "github.com/gobwas/httphead", Users: []string{"edge/internal/transport/ws", "client", "loadtest/swarm"}, Why: "as gobwas/ws"},
 		{Module: "github.com/klauspost/compress", Users: []string{"edge/internal/frame", "edge/internal/transport/ws"}, Why: "out: once for all; in: before anything reads it"},
 		{Module: "github.com/nats-io/nats-server", Users: []string{"internal/natsdev"}, Why: "only dev and tests carry a server"},
@@ -109,7 +111,7 @@ var rules = arch.Rules{
 			"*/metrics", "internal/ops",
 			"edge", "control", "deploy/nabat", // New takes the registry that main makes and ops serves
 		}, Why: "who counts does not know who collects"},
-		{Module: "crypto/tls", Users: []string{"edge/internal/tlsconn", "client", "control/internal/issuers"}, Why: "one place knows how it must be driven on a loop; HTTP clients name whom they trust"},
+		{Module: "crypto/tls", Users: []string{"edge/internal/tlsconn", "client", "control/internal/issuers", "loadtest/swarm", "loadtest/floor"}, Why: "one place knows how it must be driven on a loop; HTTP clients name whom they trust, and who loads it brings its own"},
 		{Module: "github.com/golang-jwt", Users: []string{"internal/auth"}, Why: "one place verifies tokens"},
 		{Module: "github.com/knadh/koanf", Users: []string{"internal/config"}, Why: "one place reads settings"},
 		{Module: "github.com/spf13/cobra", Users: []string{"deploy/nabat", "loadtest"}, Why: "only mains have commands"},

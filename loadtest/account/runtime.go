@@ -64,9 +64,18 @@ func fetch(ctx context.Context, url string) ([]byte, error) {
 	return body, nil
 }
 
-// parseMetrics takes what Runtime holds out of the Prometheus text format.
-// Samples with labels are added up.
-func parseMetrics(text string) (Runtime, error) {
+// Samples reads /metrics. Samples of one name with different labels are added
+// up. ops is the base URL.
+func Samples(ctx context.Context, ops string) (map[string]float64, error) {
+	text, err := fetch(ctx, strings.TrimSuffix(ops, "/")+"/metrics")
+	if err != nil {
+		return nil, err
+	}
+	return parseSamples(string(text))
+}
+
+// parseSamples reads the Prometheus text format.
+func parseSamples(text string) (map[string]float64, error) {
 	values := make(map[string]float64)
 	for line := range strings.Lines(text) {
 		if line[0] == '#' {
@@ -82,9 +91,18 @@ func parseMetrics(text string) (Runtime, error) {
 		value, _, _ = strings.Cut(value, " ") // a time stamp may follow
 		n, err := strconv.ParseFloat(value, 64)
 		if err != nil {
-			return Runtime{}, fmt.Errorf("metrics: %s: %w", name, err)
+			return nil, fmt.Errorf("metrics: %s: %w", name, err)
 		}
 		values[name] += n
+	}
+	return values, nil
+}
+
+// parseMetrics takes what Runtime holds out of the Prometheus text format.
+func parseMetrics(text string) (Runtime, error) {
+	values, err := parseSamples(text)
+	if err != nil {
+		return Runtime{}, err
 	}
 	if _, found := values["go_goroutines"]; !found {
 		return Runtime{}, errors.New("metrics: no go_goroutines: not the operations port of a Go program")

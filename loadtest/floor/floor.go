@@ -80,8 +80,8 @@ func (s *Server) next(ctx context.Context) (told, error) {
 	}
 }
 
-// URL is where clients connect; any path is right.
-func (s *Server) URL() string { return "ws://" + s.address + "/" }
+// Address is where clients connect; any path is right.
+func (s *Server) Address() string { return s.address }
 
 // PID is the process whose time counts.
 func (s *Server) PID() int { return s.command.Process.Pid }

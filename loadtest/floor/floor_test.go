@@ -20,6 +20,8 @@ func TestMain(m *testing.M) {
 		os.Exit(m.Run())
 	case "floor":
 		err = Serve()
+	case "tls":
+		err = ServeTLS()
 	case "swarm":
 		err = swarm.Work(context.Background(), os.Stdin, os.Stdout)
 	}
@@ -42,7 +44,7 @@ func TestTheFloorServesASwarm(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s, err := swarm.Start(swarm.Options{Spawn: func() *exec.Cmd { return child("swarm") }, Target: server.URL(), Clients: members})
+		s, err := swarm.Start(swarm.Options{Spawn: func() *exec.Cmd { return child("swarm") }, Target: "ws://" + server.Address() + "/", Clients: members})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -115,5 +117,25 @@ func TestAFloorThatIsTalkedNonsense(t *testing.T) {
 	}
 	if err := server.Close(); err == nil {
 		t.Error("its end is not an error")
+	}
+}
+
+func TestTheFloorWithTLSTakesClients(t *testing.T) {
+	server, err := Start(t.Context(), child("tls"), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := swarm.Start(swarm.Options{Spawn: func() *exec.Cmd { return child("swarm") }, Target: "wss://" + server.Address() + "/", Clients: 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p, err := s.Dial(t.Context()); err != nil || p.Connected != 20 {
+		t.Errorf("%+v, %v", p, err)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := server.Close(); err != nil {
+		t.Error(err)
 	}
 }

@@ -35,7 +35,14 @@ var peers = map[string]func() peer{
 	"naive":   func() peer { return newNaive() },
 	"gorilla": func() peer { return newGorilla() },
 	"gws":     func() peer { return newGws() },
+	"nbio":    func() peer { return newNbio() },
+	// Those who speak a protocol of their own.
+	"centrifuge": func() peer { return newCentrifuge() },
+	"mercure":    func() peer { return newMercure() },
 }
+
+// natsName is the peer that is no such server; see runNATS.
+const natsName = "nats"
 
 func main() {
 	if err := run(os.Args[1:]); err != nil {
@@ -52,8 +59,11 @@ func run(args []string) error {
 			}
 		}
 	})
+	if len(args) > 0 && args[0] == natsName {
+		return runNATS(args[1:])
+	}
 	if len(args) == 0 || peers[args[0]] == nil {
-		return fmt.Errorf("say which peer: %s", strings.Join(names, ", "))
+		return fmt.Errorf("say which peer: %s, %s", strings.Join(names, ", "), natsName)
 	}
 	flags := flag.NewFlagSet(args[0], flag.ContinueOnError)
 	listen := flags.String("listen", "127.0.0.1:0", "address for clients")
@@ -93,7 +103,15 @@ func serve(p peer, listen, ops string) error {
 	mux := http.NewServeMux()
 	mux.Handle("/ws", p)
 	ended := make(chan error, 3)
-	go func() { ended <- http.Serve(clients, mux) }()
+	go func() {
+		if own, ok := p.(interface {
+			Serve(net.Listener, http.Handler) error
+		}); ok {
+			ended <- own.Serve(clients, mux)
+			return
+		}
+		ended <- http.Serve(clients, mux)
+	}()
 	go func() { ended <- http.Serve(operations, operationsHandler()) }()
 	go func() { ended <- untilStopped() }()
 	if err := json.NewEncoder(os.Stdout).Encode(map[string]string{

@@ -34,6 +34,7 @@ type Report struct {
 	Options  map[string]any `json:"options"`
 	Columns  []string       `json:"columns"` // what was measured; the floor is the last
 	Sections []*Section     `json:"sections"`
+	Plots    []*Plot        `json:"plots,omitempty"`
 	Notes    []string       `json:"notes,omitempty"`
 	Faults   []string       `json:"faults,omitempty"` // promises that the run saw broken
 }
@@ -59,8 +60,9 @@ type Section struct {
 type Row struct {
 	Name   string             `json:"name"`
 	Unit   Unit               `json:"unit"`
-	Values map[string]float64 `json:"values"`         // by column; a missing one was not measured
-	Note   string             `json:"note,omitempty"` // at the end of the line
+	Values map[string]float64 `json:"values"`          // by column; a missing one was not measured
+	Texts  map[string]string  `json:"texts,omitempty"` // by column; instead of a value
+	Note   string             `json:"note,omitempty"`  // at the end of the line
 }
 
 // Section finds a section by its title or appends it.
@@ -171,6 +173,9 @@ func (r *Report) widths() (first int, widths []int) {
 
 func (row *Row) cell(column string) string {
 	value, measured := row.Values[column]
+	if text := row.Texts[column]; text != "" {
+		return text
+	}
 	if !measured {
 		return "–"
 	}

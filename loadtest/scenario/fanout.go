@@ -14,15 +14,15 @@ import (
 	"nabat/loadtest/target"
 )
 
-// Fanout is one room, many members, messages published over NATS.
+// Fanout is one room, many members, messages published over NATS; or many
+// rooms, each with few members.
 type Fanout struct {
 	Setting
-	Payload  int           // bytes of a message
-	InFlight []int         // messages in flight, a measurement for each
-	Rate     float64       // messages per second of a further measurement; 0: none
-	Rounds   int           // of each measurement: the machine is rarely quiet
-	Round    time.Duration // of publishing
-	WarmUp   time.Duration // for the first message that reaches every member
+	Publishing
+	Rooms    int     // 0: 1
+	Each     int     // rooms of each client; 0: 1
+	InFlight []int   // messages in flight, in each room; a measurement for each
+	Rate     float64 // messages per second of a further measurement, over all rooms; 0: none
 }
 
 // stalled is how long nothing may arrive before messages count as lost.
@@ -49,8 +49,9 @@ func (m mode) String() string {
 }
 
 func (f *Fanout) check() error {
-	if f.Payload < swarm.MinPayload || f.Payload > swarm.MaxPayload {
-		return fmt.Errorf("payload of %d bytes: must be %d to %d", f.Payload, swarm.MinPayload, swarm.MaxPayload)
+	f.Rooms, f.Each = max(f.Rooms, 1), max(f.Each, 1)
+	if f.Each > maxRooms || f.Each > f.Rooms || f.Rooms >= 1<<24 {
+		return fmt.Errorf("each client in %d of %d rooms: at most %d, and not more than there are", f.Each, f.Rooms, maxRooms)
 	}
 	for _, n := range f.InFlight {
 		if n < 1 || n > 10_000 {
@@ -63,8 +64,8 @@ func (f *Fanout) check() error {
 	if len(f.InFlight) == 0 && f.Rate == 0 {
 		return errors.New("nothing to measure: neither messages in flight nor a rate")
 	}
-	if f.Rounds < 1 || f.Round <= 0 {
-		return fmt.Errorf("%d rounds of %s: at least one, of more than no time", f.Rounds, f.Round)
+	if err := f.Publishing.check(); err != nil {
+		return err
 	}
 	return f.Setting.check()
 }
@@ -76,6 +77,7 @@ type result struct {
 	rate        []float64 // deliveries per second, by round
 	totals      swarm.Totals
 	messages    uint64
+	over        report.Line // deliveries per second over time
 }
 
 // Run measures all targets and the floor.
@@ -83,9 +85,12 @@ func (f *Fanout) Run(ctx context.Context) (*report.Report, error) {
 	if err := f.check(); err != nil {
 		return nil, err
 	}
-	r := f.newReport("fanout", fmt.Sprintf("%s members of 1 room, messages of %d bytes, %d rounds of %s",
-		report.Thousands(float64(f.Clients)), f.Payload, f.Rounds, f.Round), map[string]any{
-		"members": f.Clients, "payload_bytes": f.Payload, "in_flight": f.InFlight, "rate": f.Rate, "rounds": f.Rounds, "round_seconds": f.Round.Seconds(),
+	name, who := "fanout", report.Thousands(float64(f.Clients))+" members of 1 room"
+	if f.Rooms > 1 {
+		name, who = "rooms", fmt.Sprintf("%s clients, each in %d of %s rooms", report.Thousands(float64(f.Clients)), f.Each, report.Thousands(float64(f.Rooms)))
+	}
+	r := f.newReport(name, fmt.Sprintf("%s, messages of %d bytes, %d rounds of %s", who, f.Payload, f.Rounds, f.Round), map[string]any{
+		"members": f.Clients, "rooms": f.Rooms, "rooms_each": f.Each, "payload_bytes": f.Payload, "in_flight": f.InFlight, "rate": f.Rate, "rounds": f.Rounds, "round_seconds": f.Round.Seconds(),
 	})
 	frameBytes := f.Payload + frameHead
 	floor, floorOpening := 0.0, 0.0
@@ -119,7 +124,11 @@ func (f *Fanout) target(ctx context.Context, t *target.Target, r *report.Report)
 	if err != nil {
 		return nil, err
 	}
-	clients, p, err := f.connect(ctx, t, 1)
+	spread := swarm.Spread{Rooms: f.Rooms, Each: f.Each}
+	if t.Name == target.NameFloor {
+		spread = swarm.Spread{} // it knows no rooms
+	}
+	clients, p, err := f.connect(ctx, t, f.options(t, spread))
 	if err != nil {
 		return nil, err
 	}
@@ -127,7 +136,7 @@ func (f *Fanout) target(ctx context.Context, t *target.Target, r *report.Report)
 	if err := showOpening(r, t, before, p); err != nil {
 		return nil, err
 	}
-	m := &meter{fanout: f, target: t, clients: clients}
+	m := &meter{how: f.Publishing, progress: f.Progress, target: t, publisher: t.Publisher, clients: clients, spread: spread}
 	if err := m.warmUp(ctx); err != nil {
 		return nil, err
 	}
@@ -139,7 +148,7 @@ func (f *Fanout) target(ctx context.Context, t *target.Target, r *report.Report)
 		if first == nil {
 			first = one
 		}
-		if err := show(r.Section(mode.String()), t.Name, one); err != nil {
+		if err := show(r, mode.String(), t.Name, one); err != nil {
 			return nil, err
 		}
 		if !one.totals.Correct() {
@@ -182,8 +191,9 @@ const (
 	rowP99Floors = "  p99 / (members × F / processors)"
 )
 
-// show adds one result to a section.
-func show(section *report.Section, column string, one *result) error {
+// show adds one result to a report.
+func show(r *report.Report, title, column string, one *result) error {
+	section := r.Section(title)
 	if len(one.perDelivery) > 0 {
 		section.Set(column, rowCost, report.Nanoseconds, slices.Min(one.perDelivery))
 		section.Set(column, rowMedian, report.Nanoseconds, median(one.perDelivery))
@@ -194,6 +204,9 @@ func show(section *report.Section, column string, one *result) error {
 		return err
 	}
 	showLatency(section, column, latency)
+	plotLatency(r, title, column, latency)
+	one.over.Name = column
+	r.Plot(title+": deliveries", "time", report.Nanoseconds, report.PerSecond).Add(one.over, 1e9)
 	t := &one.totals
 	section.Set(column, "messages", report.Count, float64(one.messages))
 	section.Set(column, "deliveries", report.Count, float64(t.Received))
@@ -219,6 +232,15 @@ func showLatency(section *report.Section, column string, h *hdrhistogram.Histogr
 	}
 }
 
+// plotLatency adds the distribution to the plot of its kind.
+func plotLatency(r *report.Report, title, column string, h *hdrhistogram.Histogram) {
+	line := report.Line{Name: column}
+	for _, q := range []float64{1, 10, 25, 50, 60, 70, 80, 90, 95, 97.5, 99, 99.5, 99.9, 99.99, 100} {
+		line.X, line.Y = append(line.X, q), append(line.Y, float64(h.ValueAtQuantile(q))*1000)
+	}
+	r.Plot(title+": latency by percentile", "percentile", report.Decimal, report.Nanoseconds).Add(line, 1)
+}
+
 // ratios adds the rows that need the floor's figure, which comes last.
 func (f *Fanout) ratios(r *report.Report, floor float64) {
 	for _, section := range r.Sections {
@@ -226,7 +248,7 @@ func (f *Fanout) ratios(r *report.Report, floor float64) {
 			continue
 		}
 		inFloors(section, rowFloors, rowCost, floor)
-		if section.Title == (mode{inFlight: 1}).String() {
+		if section.Title == (mode{inFlight: 1}).String() && f.Rooms == 1 {
 			inFloors(section, rowP99Floors, "latency p99", floor*float64(f.Clients)/float64(r.Machine.CPUs))
 		}
 		section.Sort(rowCost, rowFloors, rowMedian, rowRate, "latency p50", "latency p99", rowP99Floors, "latency max")

@@ -96,7 +96,7 @@ func (i *Idle) target(ctx context.Context, t *target.Target, r *report.Report) (
 	if err != nil {
 		return err
 	}
-	clients, p, err := i.connect(ctx, t, i.Rooms)
+	clients, p, err := i.connect(ctx, t, i.options(t, swarm.Spread{Rooms: i.Rooms, Each: i.Rooms}))
 	if err != nil {
 		return err
 	}

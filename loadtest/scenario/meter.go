@@ -11,14 +11,40 @@ import (
 	"nabat/loadtest/target"
 )
 
-// meter publishes to one target and counts. Not safe for concurrent use.
-type meter struct {
-	fanout  *Fanout
-	target  *target.Target
-	clients *swarm.Swarm
-	run     uint32 // number of the last run
-	members int    // in it
+// Publishing says how messages are published.
+type Publishing struct {
+	Payload int           // bytes of a message
+	Rounds  int           // of each measurement: the machine is rarely quiet
+	Round   time.Duration // of publishing
+	WarmUp  time.Duration // for the first message that reaches every member
 }
+
+func (p *Publishing) check() error {
+	if p.Payload < swarm.MinPayload || p.Payload > swarm.MaxPayload {
+		return fmt.Errorf("payload of %d bytes: must be %d to %d", p.Payload, swarm.MinPayload, swarm.MaxPayload)
+	}
+	if p.Rounds < 1 || p.Round <= 0 {
+		return fmt.Errorf("%d rounds of %s: at least one, of more than no time", p.Rounds, p.Round)
+	}
+	return nil
+}
+
+// meter publishes to rooms of one target and counts. Not safe for concurrent
+// use.
+type meter struct {
+	how       Publishing
+	progress  *report.Progress
+	target    *target.Target
+	publisher target.Publisher
+	clients   *swarm.Swarm
+	spread    swarm.Spread
+	run       uint32 // number of the last run
+	members   int    // in it, once for each of their rooms
+	sent      uint64 // to each room in it; set where it is of use
+}
+
+// rooms is how many rooms there are.
+func (m *meter) rooms() int { return max(m.spread.Rooms, 1) }
 
 // begin starts the next run.
 func (m *meter) begin(ctx context.Context) error {
@@ -40,7 +66,7 @@ var errLost = errors.New("messages were lost")
 // warmUp publishes until every member got one and the same message: members
 // may still be joining, and every path is cold at first.
 func (m *meter) warmUp(ctx context.Context) error {
-	deadline := time.Now().Add(m.fanout.WarmUp)
+	deadline := time.Now().Add(m.how.WarmUp)
 	for {
 		if err := m.begin(ctx); err != nil {
 			return err
@@ -58,15 +84,25 @@ func (m *meter) warmUp(ctx context.Context) error {
 		case !errors.Is(err, errLost):
 			return err
 		case time.Now().After(deadline) && totals.Received == 0:
-			return fmt.Errorf("no client got any of the messages published within %s: does the target read from this NATS server, and this subject prefix?", m.fanout.WarmUp)
+			return fmt.Errorf("no client got any of the messages published within %s: does the target read from this NATS server, and this subject prefix?", m.how.WarmUp)
 		case time.Now().After(deadline):
-			return fmt.Errorf("after %s a message still reaches only %d of %d members", m.fanout.WarmUp, totals.Received, m.members)
+			return fmt.Errorf("after %s a message still reaches only %d of %d members", m.how.WarmUp, totals.Received, m.members)
 		}
 	}
 }
 
+// publish sends message n to every room.
 func (m *meter) publish(ctx context.Context, n uint64, at int64) error {
-	return m.target.Publisher.Publish(ctx, swarm.Stamp{Run: m.run, Sequence: n, At: at}, m.fanout.Payload)
+	for room := range m.rooms() {
+		if err := m.one(ctx, room, n, at); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *meter) one(ctx context.Context, room int, n uint64, at int64) error {
+	return m.publisher.Publish(ctx, swarm.Stamp{Run: m.run, Sequence: n, At: at, Room: uint32(m.spread.First + room)}, m.how.Payload)
 }
 
 // look is how often a wait asks whether anything arrives.
@@ -99,13 +135,15 @@ func (m *meter) wait(ctx context.Context, n uint64, patience time.Duration) erro
 func (m *meter) measure(ctx context.Context, how mode) (*result, error) {
 	sum := new(result)
 	phase := fmt.Sprintf("%s: %s", m.target.Name, how)
-	total := float64(m.fanout.Rounds)
-	for round := range m.fanout.Rounds {
+	total := float64(m.how.Rounds)
+	started, last := time.Now(), sample{}
+	for round := range m.how.Rounds {
 		began := time.Now()
 		stop := live(m.clients, func(p swarm.Progress) {
 			ran := time.Since(began).Seconds()
-			m.fanout.Progress.Show(report.State{
-				Phase: phase, Done: float64(round) + min(ran/m.fanout.Round.Seconds(), 1), Total: total, Of: "rounds",
+			last = last.next(&sum.over, time.Since(started).Seconds(), p.Received)
+			m.progress.Show(report.State{
+				Phase: phase, Done: float64(round) + min(ran/m.how.Round.Seconds(), 1), Total: total, Of: "rounds",
 				Detail: report.Format(float64(p.Received)/ran, report.PerSecond) + " deliveries", Errors: p.Closed,
 			})
 		})
@@ -115,7 +153,7 @@ func (m *meter) measure(ctx context.Context, how mode) (*result, error) {
 			return nil, err
 		}
 	}
-	m.fanout.Progress.Show(report.State{
+	m.progress.Show(report.State{
 		Phase: phase, Done: total, Total: total, Of: "rounds", Detail: report.Format(median(sum.rate), report.PerSecond) + " deliveries",
 	})
 	return sum, nil
@@ -172,14 +210,14 @@ func (m *meter) round(ctx context.Context, how mode, sum *result) error {
 	}
 	sum.clientCost = append(sum.clientCost, float64(swarmAfter-swarmBefore)/float64(totals.Received))
 	sum.rate = append(sum.rate, float64(totals.Received)/took.Seconds())
-	sum.messages += sent
+	sum.messages += sent * uint64(m.rooms())
 	return sum.totals.Add(totals)
 }
 
 // window keeps up to size messages in flight for the time of a round. It
 // returns how many were sent.
 func (m *meter) window(ctx context.Context, size uint64) (sent uint64, err error) {
-	deadline := time.Now().Add(m.fanout.Round)
+	deadline := time.Now().Add(m.how.Round)
 	for time.Now().Before(deadline) {
 		sent++
 		if err := m.publish(ctx, sent, swarm.Now()); err != nil {
@@ -196,14 +234,22 @@ func (m *meter) window(ctx context.Context, size uint64) (sent uint64, err error
 }
 
 // schedule publishes at a fixed rate for the time of a round, whatever the
-// target does. Each message is stamped with the time at which it was due, so
-// that one which had to wait, here or there, counts as late.
+// target does, to one room after the other. Each message is stamped with the
+// time at which it was due, so that one which had to wait, here or there,
+// counts as late. It returns how many each room got.
 func (m *meter) schedule(ctx context.Context, rate float64) (sent uint64, err error) {
+	return m.until(ctx, rate, func(offset time.Duration) bool { return offset >= m.how.Round })
+}
+
+// until is schedule with another end: after the last room has got as many as
+// the others, when ended says so. Its argument is the time since the start.
+func (m *meter) until(ctx context.Context, rate float64, ended func(time.Duration) bool) (sent uint64, err error) {
 	interval := float64(time.Second) / rate
 	start := swarm.Now()
 	for n := 0; ; n++ {
 		offset := int64(float64(n) * interval)
-		if offset >= int64(m.fanout.Round) && n > 0 {
+		room := n % m.rooms()
+		if room == 0 && n > 0 && ended(time.Duration(offset)) {
 			return sent, nil
 		}
 		due := start + offset
@@ -214,9 +260,23 @@ func (m *meter) schedule(ctx context.Context, rate float64) (sent uint64, err er
 				return sent, context.Cause(ctx)
 			}
 		}
-		if err := m.publish(ctx, sent+1, due); err != nil {
+		if room == 0 {
+			sent++
+		}
+		if err := m.one(ctx, room, sent, due); err != nil {
 			return sent, err
 		}
-		sent++
 	}
+}
+
+// sample is a count at a time; the difference of two gives a rate.
+type sample struct{ at, count float64 }
+
+// next adds the rate since s to the line. A smaller count is of another round.
+func (s sample) next(line *report.Line, at float64, received uint64) sample {
+	now := sample{at, float64(received)}
+	if now.count >= s.count && now.at > s.at && s.at > 0 {
+		line.X, line.Y = append(line.X, now.at), append(line.Y, (now.count-s.count)/(now.at-s.at))
+	}
+	return now
 }

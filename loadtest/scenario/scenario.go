@@ -33,6 +33,8 @@ type Starter struct {
 type Setting struct {
 	Targets  []Starter
 	Floor    func(ctx context.Context, frameBytes int) (*target.Target, error) // nil: no floor
+	FloorTLS func(context.Context) (*target.Target, error)                     // for handshakes; nil: none
+	Nabat    func(context.Context, target.Shape) (*target.Target, error)       // starts a system for scenarios that need a certain one
 	Spawn    func() *exec.Cmd                                                  // a swarm worker
 	Progress *report.Progress
 
@@ -122,18 +124,22 @@ const maxFailed = 0.01
 // hopeless is how many failures in a row at the start end the dialing.
 const hopeless = 10
 
-// connect opens a swarm of clients, each in rooms 0 … n−1. The caller must
-// Close it.
-func (s *Setting) connect(ctx context.Context, t *target.Target, rooms int) (*swarm.Swarm, swarm.Progress, error) {
-	clients, err := swarm.Start(swarm.Options{
-		Spawn: s.Spawn, Target: t.ClientURL(rooms), Greeting: t.Greeting, Clients: s.Clients, Workers: s.Workers,
+// options are those of a swarm of all clients towards t.
+func (s *Setting) options(t *target.Target, spread swarm.Spread) swarm.Options {
+	return swarm.Options{
+		Spawn: s.Spawn, Target: t.ClientURL(), Dialect: t.Dialect, Spread: spread, Clients: s.Clients, Workers: s.Workers,
 		Loops: s.Loops, Sources: s.Sources, Rate: s.DialRate, Timeout: s.Timeout, DescriptorLimit: s.Limit,
-	})
+	}
+}
+
+// connect opens a swarm of clients. The caller must Close it.
+func (s *Setting) connect(ctx context.Context, t *target.Target, o swarm.Options) (*swarm.Swarm, swarm.Progress, error) {
+	clients, err := swarm.Start(o)
 	if err != nil {
 		return nil, swarm.Progress{}, err
 	}
-	p, err := s.dial(ctx, t, clients)
-	if err == nil && float64(p.Failed+p.Closed) > maxFailed*float64(s.Clients) {
+	p, err := s.dial(ctx, t.Name+": connecting", clients, o.Clients, clients.Dial)
+	if err == nil && float64(p.Failed+p.Closed) > maxFailed*float64(o.Clients) {
 		err = errors.New(failures(p))
 	}
 	if err != nil {
@@ -143,13 +149,13 @@ func (s *Setting) connect(ctx context.Context, t *target.Target, rooms int) (*sw
 }
 
 // dial shows how it goes and gives up early on a target that takes nobody.
-func (s *Setting) dial(ctx context.Context, t *target.Target, clients *swarm.Swarm) (swarm.Progress, error) {
+func (s *Setting) dial(ctx context.Context, phase string, clients *swarm.Swarm, total int, dial func(context.Context) (swarm.Progress, error)) (swarm.Progress, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	began := time.Now()
 	show := func(p swarm.Progress) {
 		s.Progress.Show(report.State{
-			Phase: t.Name + ": connecting", Done: float64(p.Connected), Total: float64(s.Clients), Of: "connected",
+			Phase: phase, Done: float64(p.Connected), Total: float64(total), Of: "connected",
 			Rate: float64(p.Connected) / time.Since(began).Seconds(), Errors: p.Failed + p.Closed,
 		})
 		if p.Connected == 0 && p.Failed >= hopeless {
@@ -157,7 +163,7 @@ func (s *Setting) dial(ctx context.Context, t *target.Target, clients *swarm.Swa
 		}
 	}
 	stop := live(clients, show)
-	p, err := clients.Dial(ctx)
+	p, err := dial(ctx)
 	stop()
 	if err == nil {
 		show(p)

@@ -72,7 +72,7 @@ func newBroadcaster(t *testing.T) *broadcaster {
 		t.Fatal(err)
 	}
 	t.Cleanup(conn.Close)
-	if _, err := conn.Subscribe("room."+target.Room(0), func(m *nats.Msg) { b.broadcast(m.Data) }); err != nil {
+	if _, err := conn.Subscribe("room."+swarm.RoomName(0), func(m *nats.Msg) { b.broadcast(m.Data) }); err != nil {
 		t.Fatal(err)
 	}
 	if err := conn.Flush(); err != nil {
@@ -125,7 +125,8 @@ func (b *broadcaster) external(clients int) Setting {
 }
 
 func (b *broadcaster) fanout(clients int) *Fanout {
-	return &Fanout{Setting: b.external(clients), Payload: 200, InFlight: []int{1, 4}, Rounds: 2, Round: 50 * time.Millisecond, WarmUp: 20 * time.Second}
+	return &Fanout{Setting: b.external(clients), InFlight: []int{1, 4},
+		Publishing: Publishing{Payload: 200, Rounds: 2, Round: 50 * time.Millisecond, WarmUp: 20 * time.Second}}
 }
 
 func value(t *testing.T, r *report.Report, section, row, column string) float64 {
@@ -316,7 +317,7 @@ func TestTargetsThatCannotBeMeasured(t *testing.T) {
 
 func TestSettingsThatCannotWork(t *testing.T) {
 	good := func() *Fanout {
-		return &Fanout{Setting: Setting{Clients: 10, Limit: 20_000}, Payload: 128, InFlight: []int{1}, Rounds: 1, Round: time.Second}
+		return &Fanout{Setting: Setting{Clients: 10, Limit: 20_000}, InFlight: []int{1}, Publishing: Publishing{Payload: 128, Rounds: 1, Round: time.Second}}
 	}
 	tests := []struct {
 		name   string

@@ -11,17 +11,23 @@ import (
 
 // Plan is what one worker process dials.
 type Plan struct {
-	Host     string        `json:"host"` // for the Host header
-	IP       net.IP        `json:"ip"`
-	Port     int           `json:"port"`
-	Path     string        `json:"path"`
-	Greeting string        `json:"greeting"` // text in the first frame of an open connection; "": none is awaited
-	Clients  int           `json:"clients"`
-	Loops    int           `json:"loops"`
-	Sources  []net.IP      `json:"sources"`   // local addresses, used in turn; empty: the kernel chooses
-	Rate     float64       `json:"rate"`      // connections started per second; 0: no bound
-	InFlight int           `json:"in_flight"` // handshakes under way
-	Timeout  time.Duration `json:"timeout"`   // for one handshake
+	Host string `json:"host"` // for the Host header
+	IP   net.IP `json:"ip"`
+	Port int    `json:"port"`
+	Path string `json:"path"` // a template
+	TLS  bool   `json:"tls,omitempty"`
+	Dialect
+	Spread    Spread        `json:"spread"`
+	Tokens    []string      `json:"tokens,omitempty"`     // one for each client, as bearer
+	Resume    bool          `json:"resume,omitempty"`     // clients remember where they stand; Nabat only
+	First     int           `json:"first"`                // number of the first client
+	SlowEvery int           `json:"slow_every,omitempty"` // one of so many clients can stall; 0: none
+	Clients   int           `json:"clients"`
+	Loops     int           `json:"loops"`
+	Sources   []net.IP      `json:"sources"`   // local addresses, used in turn; empty: the kernel chooses
+	Rate      float64       `json:"rate"`      // connections started per second; 0: no bound
+	InFlight  int           `json:"in_flight"` // handshakes under way
+	Timeout   time.Duration `json:"timeout"`   // for one handshake
 }
 
 func sockaddr(ip net.IP, port int) unix.Sockaddr {
@@ -29,6 +35,16 @@ func sockaddr(ip net.IP, port int) unix.Sockaddr {
 		return &unix.SockaddrInet4{Port: port, Addr: [4]byte(four)}
 	}
 	return &unix.SockaddrInet6{Port: port, Addr: [16]byte(ip.To16())}
+}
+
+// slowBuffer is the receive buffer of clients that can stall, in bytes.
+const slowBuffer = 4 << 10
+
+// Redial is where clients go when their server is gone.
+type Redial struct {
+	Host string `json:"host"`
+	IP   net.IP `json:"ip"`
+	Port int    `json:"port"`
 }
 
 // pace says when the next connection may start.
@@ -61,7 +77,9 @@ func (l *loop) dial() int {
 	}
 	allowed := l.pace.allowed(now)
 	for l.next < len(l.clients) && l.next < allowed && l.pending < l.pace.inFlight {
-		l.start(l.next, now)
+		if l.clients[l.next].state == idle {
+			l.start(l.next, now)
+		}
 		l.next++
 	}
 	l.expire(now)
@@ -81,7 +99,7 @@ func (l *loop) expire(now int64) {
 			if now-c.since < int64(l.plan.Timeout) {
 				return
 			}
-			doing := map[state]string{connecting: "to accept the connection", upgrading: "to answer the upgrade", greeting: "to send its first message"}
+			doing := map[state]string{connecting: "to accept the connection", securing: "for the TLS handshake", upgrading: "to answer the upgrade", greeting: "to send its first message"}
 			l.end(c, fmt.Sprintf("the target took more than %s %s", l.plan.Timeout, doing[c.state]))
 		}
 		l.oldest++
@@ -102,7 +120,7 @@ func (l *loop) start(i int, now int64) {
 	}
 	c.fd, c.state = fd, connecting
 	if err := unix.Connect(fd, l.target); err != nil && !errors.Is(err, unix.EINPROGRESS) {
-		l.end(c, l.connectError(err))
+		l.end(c, connectError(l.host, err))
 		return
 	}
 	event := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET&0xffffffff, Fd: int32(i)}
@@ -131,6 +149,13 @@ func (l *loop) socket(i int) (int, error) {
 		_ = unix.Close(fd)
 		return -1, fmt.Errorf("SO_LINGER: %w", err)
 	}
+	if c := &l.clients[i]; l.plan.slow(c) {
+		// So that the server notices soon that nobody reads.
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, slowBuffer); err != nil {
+			_ = unix.Close(fd)
+			return -1, fmt.Errorf("SO_RCVBUF: %w", err)
+		}
+	}
 	if len(l.sources) == 0 {
 		return fd, nil
 	}
@@ -153,17 +178,29 @@ func (l *loop) connect(c *client) {
 		err = unix.Errno(code)
 	}
 	if err != nil {
-		l.end(c, l.connectError(err))
+		l.end(c, connectError(l.host, err))
 		return
 	}
+	if l.tls != nil {
+		l.shake(c)
+		return
+	}
+	l.upgrade(c)
+}
+
+// upgrade sends the request.
+func (l *loop) upgrade(c *client) {
 	c.state = upgrading
-	if n, err := unix.Write(c.fd, l.request); err != nil || n < len(l.request) {
-		l.end(c, fmt.Sprintf("the request was not taken: %d of %d bytes: %v", n, len(l.request), err))
+	request := l.request
+	if request == nil {
+		request = l.plan.requestOf(l.host, int(c.number))
+	}
+	if err := c.send(request); err != nil {
+		l.end(c, fmt.Sprintf("the request was not taken: %v", err))
 	}
 }
 
-func (l *loop) connectError(err error) string {
-	target := net.JoinHostPort(l.plan.IP.String(), fmt.Sprint(l.plan.Port))
+func connectError(target string, err error) string {
 	switch {
 	case errors.Is(err, unix.ECONNREFUSED):
 		return "nothing listens at " + target + " (connection refused)"

@@ -92,7 +92,7 @@ func TestResolve(t *testing.T) {
 		{"127.0.0.1:8080", "127.0.0.1:8080 127.0.0.1 8080 ", ""},
 		{"http://127.0.0.1", "127.0.0.1 127.0.0.1 80 ", ""},
 		{"ws://[::1]:99/x", "[::1]:99 ::1 99 /x", ""},
-		{"wss://127.0.0.1", "", "TLS is not built yet"},
+		{"wss://127.0.0.1", "127.0.0.1 127.0.0.1 443 ", ""},
 		{"ftp://127.0.0.1", "", `the scheme is "ftp"`},
 		{"ws:///ws", "", "names no host"},
 		{"ws://127.0.0.1:0", "", "port"},
@@ -139,7 +139,7 @@ func FuzzReadHead(f *testing.F) {
 	f.Add([]byte("HTTP/1.1 200 OK\r\n\r\nhello"))
 	f.Add([]byte("SSH-2.0"))
 	f.Fuzz(func(t *testing.T, in []byte) {
-		rest, complete, err := readHead(in)
+		rest, complete, err := readHead(in, false)
 		if complete && (err != nil || !bytes.HasSuffix(in, rest)) {
 			t.Fatalf("complete with %v and %q of %q", err, rest, in)
 		}

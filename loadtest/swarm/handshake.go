@@ -24,11 +24,12 @@ type Address struct {
 	Host string // for the Host header
 	IP   net.IP
 	Port int
-	Path string // with the query; never empty
+	TLS  bool
+	Path string // with the query
 }
 
-// Resolve reads the URL of a target: ws://HOST:PORT/PATH, http:// for the
-// same, or HOST:PORT. A missing path is left as "".
+// Resolve reads the URL of a target: ws://HOST:PORT/PATH, wss:// for TLS,
+// http:// and https:// for the same, or HOST:PORT. A missing path is left as "".
 func Resolve(target string) (Address, error) {
 	text := target
 	if !strings.Contains(text, "://") {
@@ -45,7 +46,9 @@ func Resolve(target string) (Address, error) {
 			port = "80"
 		}
 	case "wss", "https":
-		return Address{}, fmt.Errorf("target %q: TLS is not built yet: give a ws:// URL", target)
+		if port == "" {
+			port = "443"
+		}
 	default:
 		return Address{}, fmt.Errorf("target %q: the scheme is %q, not ws", target, u.Scheme)
 	}
@@ -60,23 +63,33 @@ func Resolve(target string) (Address, error) {
 	if err != nil {
 		return Address{}, fmt.Errorf("target %q: %w", target, err)
 	}
-	path := u.EscapedPath()
-	if u.RawQuery != "" {
-		path += "?" + u.RawQuery
-	}
-	return Address{Host: u.Host, IP: addresses[0], Port: int(number), Path: path}, nil
+	// As it is written: a template may stand in it.
+	_, path, _ := strings.Cut(text, u.Scheme+"://"+u.Host)
+	return Address{Host: u.Host, IP: addresses[0], Port: int(number), TLS: u.Scheme == "wss" || u.Scheme == "https", Path: path}, nil
 }
 
-// request is the upgrade request, the same for all clients of one path.
-func request(host, path string) []byte {
-	return fmt.Appendf(nil, "GET %s HTTP/1.1\r\nHost: %s\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"+
-		"Sec-WebSocket-Key: %s\r\nSec-WebSocket-Version: 13\r\n\r\n", path, host, key)
+// requestOf is the request of one client.
+func (p *Plan) requestOf(host string, client int) []byte {
+	path := p.Spread.expand(p.Path, client)
+	out := fmt.Appendf(nil, "GET %s HTTP/1.1\r\nHost: %s\r\n", path, host)
+	if p.Events {
+		out = append(out, "Accept: text/event-stream\r\n"...)
+	} else {
+		out = fmt.Appendf(out, "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: %s\r\nSec-WebSocket-Version: 13\r\n", key)
+	}
+	for _, header := range p.Headers {
+		out = append(append(out, p.Spread.expand(header, client)...), "\r\n"...)
+	}
+	if i := client - p.First; i < len(p.Tokens) {
+		out = fmt.Appendf(out, "Authorization: Bearer %s\r\n", p.Tokens[i])
+	}
+	return append(out, "\r\n"...)
 }
 
 // readHead looks at a server's answer. complete is false while the head is
 // not all there; rest is what follows the head. The error says what else
 // than a WebSocket server answered.
-func readHead(in []byte) (rest []byte, complete bool, err error) {
+func readHead(in []byte, events bool) (rest []byte, complete bool, err error) {
 	const version = "HTTP/1.1 "
 	if n := min(len(in), len("HTTP/")); string(in[:n]) != version[:n] {
 		return nil, false, fmt.Errorf("the answer is not HTTP: it begins %q", clip(string(in), 40))
@@ -91,12 +104,22 @@ func readHead(in []byte) (rest []byte, complete bool, err error) {
 	head, rest := string(in[:end]), in[end+4:]
 	status, headers, _ := strings.Cut(head, "\r\n")
 	_, status, _ = strings.Cut(status, " ")
-	if code, _, _ := strings.Cut(status, " "); code != "101" {
-		reason := fmt.Sprintf("the answer is HTTP %s, not 101 Switching Protocols", clip(status, 40))
+	wanted := "101 Switching Protocols"
+	if events {
+		wanted = "200 OK"
+	}
+	if code, _, _ := strings.Cut(status, " "); code != wanted[:3] {
+		reason := fmt.Sprintf("the answer is HTTP %s, not %s", clip(status, 40), wanted)
 		if body := strings.TrimSpace(string(rest)); body != "" {
 			reason += fmt.Sprintf(": %q", clip(body, 120))
 		}
 		return nil, false, fmt.Errorf("%s", reason)
+	}
+	if events {
+		if strings.Contains(strings.ToLower(headers), "text/event-stream") {
+			return rest, true, nil
+		}
+		return nil, false, fmt.Errorf("the answer is 200, but no text/event-stream")
 	}
 	// RFC 6455 §4.1: without this very value the client MUST fail the connection.
 	for line := range strings.SplitSeq(headers, "\r\n") {

@@ -2,9 +2,12 @@ package swarm
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
+	"net"
 	"sync"
 	"sync/atomic"
 
@@ -17,6 +20,7 @@ type state uint8
 const (
 	idle       state = iota
 	connecting       // connect(2) is under way
+	securing         // so is the TLS handshake
 	upgrading        // the request is sent
 	greeting         // 101 has come, the first frame has not
 	open
@@ -27,10 +31,23 @@ const (
 type client struct {
 	fd     int
 	state  state
-	member bool   // was open when the run began
-	since  int64  // Now() at the start, for the handshake's deadline
-	rest   []byte // an unfinished head or frame; nil in the steady state
-	order  Order
+	member bool       // was open when the run began
+	number int32      // in the swarm
+	since  int64      // Now() at the start, for the handshake's deadline
+	rest   []byte     // an unfinished head or frame; nil in the steady state
+	order  Order      // of its first room
+	orders []Order    // of the others; nil when it has one room
+	tls    *secure    // nil without TLS
+	at     []position // by room, when it resumes; nil otherwise
+	gone   int64      // Now() at the end of its last connection, when it resumes
+}
+
+// in is the order of messages in one of the client's rooms.
+func (c *client) in(slot int) *Order {
+	if slot == 0 {
+		return &c.order
+	}
+	return &c.orders[slot-1]
 }
 
 // wakeIndex stands in an event's data where others have a client's index.
@@ -57,25 +74,31 @@ func (t *tally) add(n uint64) {
 type loop struct {
 	// Set at creation, never changed.
 	plan    *Plan
-	request []byte
 	sources []unix.Sockaddr
-	target  unix.Sockaddr
 	epoll   int
 	wake    int // eventfd
 	tally   *tally
+	tls     *tls.Config // nil without TLS
+	shaking sync.WaitGroup
+
+	// Owned by run; changed by redial.
+	target  unix.Sockaddr
+	host    string
+	request []byte // the same for all clients; nil: each has its own
 
 	// Owned by run.
-	pace    pace
-	clients []client
-	next    int // clients before it were started
-	oldest  int // clients before it have left the handshake
-	pending int // handshakes under way
-	buffer  []byte
-	stand   Progress
-	number  uint32 // the run whose messages count; 0: none
-	totals  Totals
-	fresh   uint64 // receptions since the tally was told
-	ended   bool
+	pace     pace
+	clients  []client
+	next     int // clients before it were started
+	oldest   int // clients before it have left the handshake
+	pending  int // handshakes under way
+	buffer   []byte
+	stand    Progress
+	number   uint32 // the run whose messages count; 0: none
+	totals   Totals
+	fresh    uint64 // receptions since the tally was told
+	stalling bool   // slow clients do not read
+	ended    bool
 
 	// mu guards tasks.
 	mu    sync.Mutex
@@ -85,10 +108,23 @@ type loop struct {
 // readBuffer is what one read may bring, in bytes.
 const readBuffer = 64 << 10
 
-func newLoop(plan *Plan, clients int, p pace, t *tally) (*loop, error) {
+func newLoop(plan *Plan, first, clients int, p pace, t *tally) (*loop, error) {
 	l := &loop{
-		plan: plan, pace: p, request: request(plan.Host, plan.Path), target: sockaddr(plan.IP, plan.Port), tally: t,
-		clients: make([]client, clients), buffer: make([]byte, readBuffer), stand: Progress{Reasons: make(map[string]int)},
+		plan: plan, pace: p, tally: t,
+		clients: make([]client, clients), buffer: make([]byte, readBuffer), stand: Progress{Dials: 1, Reasons: make(map[string]int)},
+	}
+	l.aim(plan.Host, plan.IP, plan.Port)
+	if plan.TLS {
+		l.tls = clientConfig()
+	}
+	for i := range l.clients {
+		l.clients[i].number, l.clients[i].fd = int32(first+i), -1
+	}
+	if more := plan.Spread.Each - 1; more > 0 {
+		orders := make([]Order, more*clients)
+		for i := range l.clients {
+			l.clients[i].orders = orders[i*more : (i+1)*more : (i+1)*more]
+		}
 	}
 	for _, source := range plan.Sources {
 		l.sources = append(l.sources, sockaddr(source, 0))
@@ -107,6 +143,14 @@ func newLoop(plan *Plan, clients int, p pace, t *tally) (*loop, error) {
 		return nil, fmt.Errorf("epoll_ctl: %w", err)
 	}
 	return l, nil
+}
+
+// aim says where the next connections go.
+func (l *loop) aim(host string, ip net.IP, port int) {
+	l.host, l.target = host, sockaddr(ip, port)
+	if l.plan.Tokens == nil && l.plan.Spread.same() {
+		l.request = l.plan.requestOf(l.host, l.plan.First)
+	}
 }
 
 // post runs fn on the loop. Safe from any goroutine.
@@ -158,9 +202,16 @@ func (l *loop) runTasks() {
 
 func (l *loop) close() {
 	for i := range l.clients {
-		if c := &l.clients[i]; c.state != idle && c.state != ended {
-			_ = unix.Close(c.fd) // with SO_LINGER 0: a reset, no TIME_WAIT
-			c.state = ended
+		if c := &l.clients[i]; c.state == idle || c.state == ended {
+			c.fd = -1
+		} else if c.state == securing {
+			close(c.tls.wire.gone)
+		}
+	}
+	l.shaking.Wait()
+	for i := range l.clients {
+		if fd := l.clients[i].fd; fd >= 0 {
+			_ = unix.Close(fd) // with SO_LINGER 0: a reset, no TIME_WAIT
 		}
 	}
 	l.stand.Connected = 0
@@ -173,25 +224,31 @@ func (l *loop) handle(c *client, events uint32) {
 		l.connect(c)
 		return
 	}
-	if c.state == idle || c.state == ended {
+	switch {
+	case c.state == idle || c.state == ended:
+		return
+	case c.state == securing:
+		c.tls.wire.event()
+		return
+	case l.stalling && l.plan.slow(c):
 		return
 	}
 	// Edge-triggered: read until the buffer was not filled.
 	for c.state != ended {
-		n, err := unix.Read(c.fd, l.buffer)
+		n, err := c.read(l.buffer)
 		switch {
 		case errors.Is(err, unix.EAGAIN):
 			return
 		case errors.Is(err, unix.EINTR):
 			continue
 		case errors.Is(err, unix.ECONNRESET):
-			l.end(c, l.eof(c)+" (reset)")
+			l.end(c, c.eof()+" (reset)")
 			return
 		case err != nil:
 			l.end(c, "broken: "+err.Error())
 			return
 		case n == 0:
-			l.end(c, l.eof(c))
+			l.end(c, c.eof())
 			return
 		}
 		l.stand.Bytes += uint64(n)
@@ -200,13 +257,46 @@ func (l *loop) handle(c *client, events uint32) {
 			l.end(c, err.Error())
 			return
 		}
-		if n < len(l.buffer) && events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) == 0 {
+		if n < len(l.buffer) && c.tls == nil && events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) == 0 {
 			return
 		}
 	}
 }
 
-func (l *loop) eof(c *client) string {
+// read takes what c's socket holds; unix.EAGAIN when that is nothing.
+func (c *client) read(buffer []byte) (int, error) {
+	if c.tls == nil {
+		return unix.Read(c.fd, buffer)
+	}
+	n, err := c.tls.conn.Read(buffer)
+	switch {
+	case n > 0:
+		return n, nil
+	case errors.Is(err, errNothing):
+		return 0, unix.EAGAIN
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return 0, nil
+	}
+	return 0, err
+}
+
+// send writes to c's socket. A socket too full for a few bytes is a broken
+// client.
+func (c *client) send(data []byte) error {
+	var n int
+	var err error
+	if c.tls != nil {
+		n, err = c.tls.conn.Write(data)
+	} else {
+		n, err = unix.Write(c.fd, data)
+	}
+	if err != nil || n < len(data) {
+		return fmt.Errorf("%d of %d bytes were taken: %w", n, len(data), err)
+	}
+	return nil
+}
+
+func (c *client) eof() string {
 	switch {
 	case c.state == upgrading && len(c.rest) == 0:
 		return "the target closed the connection without an answer"
@@ -225,7 +315,7 @@ func (l *loop) take(c *client, in []byte) error {
 		in = c.rest
 	}
 	if c.state == upgrading {
-		rest, complete, err := readHead(in)
+		rest, complete, err := readHead(in, l.plan.Events)
 		if err != nil {
 			return err
 		}
@@ -234,9 +324,12 @@ func (l *loop) take(c *client, in []byte) error {
 			return nil
 		}
 		in = rest
-		if c.state = greeting; l.plan.Greeting == "" {
-			l.opened(c)
+		if err := l.welcome(c); err != nil {
+			return err
 		}
+	}
+	if l.plan.Events {
+		return l.events(c, in)
 	}
 	var arrival int64
 	for len(in) > 0 {
@@ -277,19 +370,23 @@ func (l *loop) end(c *client, reason string) {
 		l.pending--
 		l.stand.Failed++
 	}
-	l.count(reason)
-	_ = unix.Close(c.fd)
-	c.state, c.rest = ended, nil
+	l.stand.count(reason)
+	if c.state == securing {
+		close(c.tls.wire.gone) // shaken closes the descriptor
+	} else {
+		_ = unix.Close(c.fd)
+	}
+	c.state, c.rest, c.tls, c.gone = ended, nil, nil, Now()
 }
 
 // maxReasons bounds the table of reasons; the rest is counted together.
 const maxReasons = 32
 
-func (l *loop) count(reason string) {
-	if _, known := l.stand.Reasons[reason]; !known && len(l.stand.Reasons) >= maxReasons {
+func (p *Progress) count(reason string) {
+	if _, known := p.Reasons[reason]; !known && len(p.Reasons) >= maxReasons {
 		reason = "other reasons"
 	}
-	l.stand.Reasons[reason]++
+	p.Reasons[reason]++
 }
 
 // progress returns a copy of how the loop stands.
@@ -297,39 +394,4 @@ func (l *loop) progress() Progress {
 	p := l.stand
 	p.Reasons = maps.Clone(p.Reasons)
 	return p
-}
-
-// begin starts run number n: messages of other runs are strays from now on.
-// It returns how many clients take part.
-func (l *loop) begin(n uint32) int {
-	histogram := l.totals.histogram
-	if histogram == nil {
-		histogram = newHistogram()
-	}
-	histogram.Reset()
-	l.number, l.fresh = n, 0
-	l.totals = Totals{histogram: histogram}
-	for i := range l.clients {
-		c := &l.clients[i]
-		if c.order, c.member = (Order{}), c.state == open; c.member {
-			l.totals.Clients++
-		}
-	}
-	return l.totals.Clients
-}
-
-// finish completes the counts of a run in which total messages were sent.
-// The result is the caller's; its histogram is a copy.
-func (l *loop) finish(total uint64) Totals {
-	result := l.totals
-	for i := range l.clients {
-		if c := &l.clients[i]; c.member {
-			result.Missing += c.order.Missing(total)
-		}
-	}
-	result.histogram = newHistogram()
-	if l.totals.histogram != nil {
-		result.histogram.Merge(l.totals.histogram)
-	}
-	return result
 }

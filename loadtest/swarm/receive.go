@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/gobwas/ws"
-	"golang.org/x/sys/unix"
 )
 
 // frame handles one frame of size bytes, its head included, that was read at
@@ -15,21 +14,88 @@ import (
 func (l *loop) frame(c *client, f frame, size int, arrival int64) error {
 	switch f.code {
 	case ws.OpPing:
-		return l.pong(c, f.payload)
+		return c.pong(f.payload)
 	case ws.OpPong:
 		return nil
 	case ws.OpClose:
 		return errors.New(closeReason(f.payload))
 	}
+	if l.plan.Ping != "" && string(f.payload) == l.plan.Ping {
+		return c.send(l.plan.masked(l.plan.Pong))
+	}
 	if c.state == greeting {
-		if !bytes.Contains(f.payload, []byte(l.plan.Greeting)) {
-			return fmt.Errorf("the target's first message is not %q but %q", l.plan.Greeting, clip(string(f.payload), 120))
+		greeted, err := l.greeted(c, f.payload)
+		if err != nil || !greeted {
+			return err
 		}
 		l.opened(c)
 	}
-	counted := false
-	for at := 0; ; {
-		stamp, end := findStamp(f.payload, at)
+	l.messages(c, f.payload, size, arrival)
+	return nil
+}
+
+// greeted looks whether a message is the greeting.
+func (l *loop) greeted(c *client, payload []byte) (bool, error) {
+	switch {
+	case !bytes.Contains(payload, []byte(l.plan.Greeting)):
+		if l.plan.Patient {
+			return false, nil
+		}
+		return false, fmt.Errorf("the target's first message is not %q but %q", l.plan.Greeting, clip(string(payload), 120))
+	case l.plan.Resume:
+		return true, l.stands(c, payload)
+	}
+	return true, nil
+}
+
+// welcome is called behind the head of the answer.
+func (l *loop) welcome(c *client) error {
+	c.state = greeting
+	for i, text := range l.plan.Open {
+		text = l.plan.Spread.expand(text, int(c.number))
+		if i == 0 && c.at != nil {
+			text = l.plan.returning(c)
+		}
+		if err := c.send(l.plan.masked(text)); err != nil {
+			return err
+		}
+	}
+	if l.plan.Greeting == "" {
+		l.opened(c)
+	}
+	return nil
+}
+
+// masked is a frame of a client.
+func (d *Dialect) masked(text string) []byte {
+	code := ws.OpText
+	if d.Binary {
+		code = ws.OpBinary
+	}
+	return ws.MustCompileFrame(ws.MaskFrame(ws.NewFrame(code, true, []byte(text))))
+}
+
+// events takes what a stream of server-sent events brought, chunk heads and
+// all: a stamp that a chunk head cuts in two is not found and shows as missing.
+func (l *loop) events(c *client, in []byte) error {
+	if c.state == greeting {
+		if !bytes.Contains(in, []byte(l.plan.Greeting)) {
+			c.keep(in)
+			return nil
+		}
+		l.opened(c)
+	}
+	end := l.messages(c, in, len(in), Now())
+	c.keep(in[max(end, len(in)-stampBytes):])
+	return nil
+}
+
+// messages counts the messages in text, of which size bytes were on the wire.
+// It returns where the last one ends.
+func (l *loop) messages(c *client, text []byte, size int, arrival int64) int {
+	counted, at := false, 0
+	for {
+		stamp, end := findStamp(text, at)
 		if end < 0 {
 			break
 		}
@@ -38,18 +104,30 @@ func (l *loop) frame(c *client, f frame, size int, arrival int64) error {
 			l.totals.Strays++
 			continue
 		}
-		counted = true
-		l.message(c, stamp, arrival)
+		slot := l.plan.Spread.slot(int(c.number), int(stamp.Room))
+		if slot < 0 {
+			l.totals.Strays++
+			continue
+		}
+		counted = counted || c.member
+		l.message(c, slot, stamp, arrival)
+		if c.at != nil {
+			c.at[slot].advance(text)
+		}
 	}
 	if counted {
 		l.totals.Frames++
 		l.totals.Bytes += uint64(size)
 	}
-	return nil
+	return at
 }
 
-func (l *loop) message(c *client, s Stamp, arrival int64) {
-	switch c.order.Take(s.Sequence) {
+func (l *loop) message(c *client, slot int, s Stamp, arrival int64) {
+	verdict := c.in(slot).Take(s.Sequence)
+	if !c.member {
+		return
+	}
+	switch verdict {
 	case Duplicate:
 		l.totals.Duplicates++
 		return
@@ -69,14 +147,14 @@ func (l *loop) opened(c *client) {
 	l.stand.Dialing = time.Duration(Now() - l.pace.start)
 }
 
-// pong answers a ping. A socket too full for a few bytes is a broken client.
-func (l *loop) pong(c *client, payload []byte) error {
+// pong answers a ping.
+func (c *client) pong(payload []byte) error {
 	answer, err := pong(payload)
+	if err == nil {
+		err = c.send(answer)
+	}
 	if err != nil {
 		return fmt.Errorf("pong: %w", err)
-	}
-	if n, err := unix.Write(c.fd, answer); err != nil || n < len(answer) {
-		return fmt.Errorf("pong: %d of %d bytes sent: %w", n, len(answer), err)
 	}
 	return nil
 }

@@ -14,13 +14,14 @@ type Stamp struct {
 	Run      uint32 // messages of another run are counted as strays
 	Sequence uint64 // 1, 2, 3, … in each run; at most 40 bits
 	At       int64  // Now() at the send, or at the intended send of a fixed-rate schedule
+	Room     uint32 // number of the room, below 1<<24; each room has its own sequence
 }
 
 // A stamp is text that passes through JSON unescaped:
-// "@LT", run in 8 hexadecimal digits, sequence in 10, time in 16, "@".
+// "@LT", run in 8 hexadecimal digits, sequence in 10, time in 16, room in 6, "@".
 const (
 	stampMark  = "@LT"
-	stampBytes = len(stampMark) + 8 + 10 + 16 + 1
+	stampBytes = len(stampMark) + 8 + 10 + 16 + 6 + 1
 	bodyHead   = `{"stamp":"`
 	bodyMiddle = `","fill":"`
 	bodyTail   = `"}`
@@ -55,6 +56,7 @@ func appendStamp(dst []byte, s Stamp) []byte {
 	dst = appendHex(dst, uint64(s.Run), 8)
 	dst = appendHex(dst, s.Sequence, 10)
 	dst = appendHex(dst, uint64(s.At), 16)
+	dst = appendHex(dst, uint64(s.Room), 6)
 	return append(dst, '@')
 }
 
@@ -80,11 +82,12 @@ func findStamp(text []byte, from int) (Stamp, int) {
 	digits := text[at+len(stampMark) : end-1]
 	run, ok1 := parseHex(digits[:8])
 	sequence, ok2 := parseHex(digits[8:18])
-	sent, ok3 := parseHex(digits[18:])
-	if !ok1 || !ok2 || !ok3 || sent > math.MaxInt64 {
+	sent, ok3 := parseHex(digits[18:34])
+	room, ok4 := parseHex(digits[34:])
+	if !ok1 || !ok2 || !ok3 || !ok4 || sent > math.MaxInt64 {
 		return Stamp{}, -1
 	}
-	return Stamp{Run: uint32(run), Sequence: sequence, At: int64(sent)}, end
+	return Stamp{Run: uint32(run), Sequence: sequence, At: int64(sent), Room: uint32(room)}, end
 }
 
 func parseHex(digits []byte) (uint64, bool) {
@@ -107,12 +110,29 @@ func parseHex(digits []byte) (uint64, bool) {
 // machine's, which all processes share and nobody steps.
 var anchor, anchorNanos = anchorClock()
 
-func anchorClock() (time.Time, int64) {
+// anchorTries is how often the two clocks are read: on a busy machine another
+// process may run in between, and the two would be that far apart for good.
+const anchorTries = 100
+
+func anchorClock() (best time.Time, nanos int64) {
+	closest := int64(math.MaxInt64)
+	for range anchorTries {
+		before := monotonic()
+		now := time.Now()
+		after := monotonic()
+		if gap := after - before; gap < closest {
+			closest, best, nanos = gap, now, before+gap/2
+		}
+	}
+	return best, nanos
+}
+
+func monotonic() int64 {
 	var at unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &at); err != nil {
 		panic(fmt.Sprintf("clock_gettime(CLOCK_MONOTONIC): %v", err)) // cannot fail on Linux
 	}
-	return time.Now(), at.Nano()
+	return at.Nano()
 }
 
 // Now is the machine's monotonic clock in nanoseconds, equal in all processes.

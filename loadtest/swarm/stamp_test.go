@@ -4,12 +4,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"strings"
 	"testing"
+	"time"
 )
 
 func TestPayloadIsJSONOfTheAskedSize(t *testing.T) {
 	for _, size := range []int{0, MinPayload, MinPayload + 1, 128, 4096} {
-		payload := AppendPayload(nil, Stamp{1, 2, 3}, size)
+		payload := AppendPayload(nil, Stamp{1, 2, 3, 7}, size)
 		if len(payload) != max(size, MinPayload) {
 			t.Errorf("size %d gave %d bytes", size, len(payload))
 		}
@@ -20,7 +22,7 @@ func TestPayloadIsJSONOfTheAskedSize(t *testing.T) {
 }
 
 func TestStampIsFoundInWhateverIsAroundIt(t *testing.T) {
-	want := Stamp{Run: 0xfeedface, Sequence: 1<<40 - 1, At: math.MaxInt64}
+	want := Stamp{Run: 0xfeedface, Sequence: 1<<40 - 1, At: math.MaxInt64, Room: 1<<24 - 1}
 	payload := AppendPayload(nil, want, 200)
 	quoted, _ := json.Marshal(string(payload))
 	for _, text := range []string{
@@ -40,8 +42,8 @@ func TestStampIsFoundInWhateverIsAroundIt(t *testing.T) {
 }
 
 func TestStampIsNotFoundWhereNoneIs(t *testing.T) {
-	good := string(appendStamp(nil, Stamp{1, 2, 3}))
-	for _, text := range []string{"", "@", "@LT", good[:len(good)-1], good[:len(good)-1] + "#", "@LTX" + good[4:], "@LT" + "ffffffffffffffffffffffffffffffffff" + "@"} {
+	good := string(appendStamp(nil, Stamp{1, 2, 3, 7}))
+	for _, text := range []string{"", "@", "@LT", good[:len(good)-1], good[:len(good)-1] + "#", "@LTX" + good[4:], "@LT" + strings.Repeat("f", 40) + "@"} {
 		if s, end := findStamp([]byte(text), 0); end >= 0 {
 			t.Errorf("%q: %+v", text, s)
 		}
@@ -51,7 +53,7 @@ func TestStampIsNotFoundWhereNoneIs(t *testing.T) {
 func TestSeveralStampsOfOneFrame(t *testing.T) {
 	var text []byte
 	for n := range uint64(3) {
-		text = append(AppendPayload(text, Stamp{9, n, 0}, 100), '\n')
+		text = append(AppendPayload(text, Stamp{9, n, 0, 0}, 100), '\n')
 	}
 	at := 0
 	for n := range uint64(3) {
@@ -64,9 +66,9 @@ func TestSeveralStampsOfOneFrame(t *testing.T) {
 }
 
 func TestRestamp(t *testing.T) {
-	payload := AppendPayload(nil, Stamp{1, 2, 3}, 128)
-	Restamp(payload, Stamp{4, 5, 6})
-	if want := AppendPayload(nil, Stamp{4, 5, 6}, 128); string(payload) != string(want) {
+	payload := AppendPayload(nil, Stamp{1, 2, 3, 7}, 128)
+	Restamp(payload, Stamp{4, 5, 6, 8})
+	if want := AppendPayload(nil, Stamp{4, 5, 6, 8}, 128); string(payload) != string(want) {
 		t.Errorf("%s", payload)
 	}
 }
@@ -75,5 +77,16 @@ func TestNowAdvances(t *testing.T) {
 	a := Now()
 	if b := Now(); b < a || a <= 0 {
 		t.Errorf("%d, then %d", a, b)
+	}
+}
+
+func TestNowIsTheMachinesClock(t *testing.T) {
+	before := monotonic()
+	now := Now()
+	// The anchor is at most half a gap off, which is below this unless all tries
+	// were interrupted.
+	const off = int64(time.Millisecond)
+	if after := monotonic(); now < before-off || now > after+off {
+		t.Errorf("%d is not between %d and %d", now, before, after)
 	}
 }

@@ -23,11 +23,22 @@ type Options struct {
 	// Spawn returns a command that runs Work on its standard input and output.
 	// It is not started yet and its pipes are not set.
 	Spawn func() *exec.Cmd
-	// Target is a URL; see Resolve. Its path must be complete.
+	// Target is a URL; see Resolve. Its path must be complete, and may be a
+	// template; see Dialect.
 	Target string
-	// Greeting is text that the first message of an open connection contains.
-	// Empty: a connection is open with the 101.
-	Greeting string
+	Dialect
+	// Spread says which rooms the clients are in.
+	Spread Spread
+	// Tokens are for the clients, one for each; empty: none.
+	Tokens []string
+	// Resume lets clients remember their positions for Redial. The dialect's
+	// first opening message must be a connect command.
+	Resume bool
+	// SlowEvery makes one of so many clients able to stall. 0: none.
+	SlowEvery int
+	// SourceBlock chooses 127.0.SourceBlock.x for source addresses, so that
+	// swarms do not compete for ports.
+	SourceBlock int
 	// Clients is the number of connections. At least 1.
 	Clients int
 	// Workers is the number of processes. 0: as few as descriptors allow.
@@ -61,6 +72,7 @@ const (
 type Swarm struct {
 	workers []*process
 	changed chan struct{} // capacity 1; never closed
+	dials   int           // begun
 }
 
 // process is the parent's side of one worker.
@@ -83,6 +95,9 @@ type process struct {
 func plan(o *Options) ([]*Plan, error) {
 	if o.Clients < 1 {
 		return nil, fmt.Errorf("%d clients: at least 1", o.Clients)
+	}
+	if n := len(o.Tokens); n != 0 && n != o.Clients {
+		return nil, fmt.Errorf("%d tokens for %d clients", n, o.Clients)
 	}
 	address, err := Resolve(o.Target)
 	if err != nil {
@@ -112,11 +127,16 @@ func plan(o *Options) ([]*Plan, error) {
 	}
 	plans := make([]*Plan, workers)
 	for i := range plans {
+		first := o.Clients * i / workers
 		plans[i] = &Plan{
-			Host: address.Host, IP: address.IP, Port: address.Port, Path: address.Path, Greeting: o.Greeting,
+			Host: address.Host, IP: address.IP, Port: address.Port, Path: address.Path, TLS: address.TLS, Dialect: o.Dialect,
+			Spread: o.Spread.complete(), Resume: o.Resume, SlowEvery: o.SlowEvery, First: first,
 			Clients: share(o.Clients, workers, i), Loops: o.Loops, Sources: sources,
 			Rate: o.Rate / float64(workers), InFlight: max(orDefault(o.InFlight, defaultInFlight)/workers, 1),
 			Timeout: orDefault(o.Timeout, defaultTimeout),
+		}
+		if len(o.Tokens) > 0 {
+			plans[i].Tokens = o.Tokens[first : first+plans[i].Clients]
 		}
 	}
 	return plans, nil
@@ -146,7 +166,7 @@ func sourceAddresses(target net.IP, o *Options) ([]net.IP, error) {
 	}
 	list := make([]net.IP, n)
 	for i := range list {
-		list[i] = net.IPv4(127, 0, 0, byte(1+i))
+		list[i] = net.IPv4(127, 0, byte(o.SourceBlock), byte(1+i))
 	}
 	return list, nil
 }
@@ -288,19 +308,50 @@ func (s *Swarm) Dial(ctx context.Context) (Progress, error) {
 			return Progress{}, fmt.Errorf("swarm worker: %w", err)
 		}
 	}
+	return s.dialed(ctx, 1)
+}
+
+// dialed waits for the end of the dial of that number.
+func (s *Swarm) dialed(ctx context.Context, number int) (Progress, error) {
+	s.dials = number
 	err := s.wait(ctx, func(p *process) bool {
-		return p.progress.Connected+p.progress.Failed+p.progress.Closed == p.plan.Clients
+		return p.progress.Dials == number && p.progress.Connected+p.progress.Failed+p.progress.Closed == p.plan.Clients
 	})
 	progress, failed := s.Progress()
 	return progress, errors.Join(err, failed)
 }
 
-// ask sends one command to every worker and collects the answers.
-func (s *Swarm) ask(ctx context.Context, c command) ([]answer, error) {
+// Redial connects the clients whose connection has ended to another server,
+// all at once, and returns when each is open or has failed. The progress counts
+// from here on.
+func (s *Swarm) Redial(ctx context.Context, target string) (Progress, error) {
+	address, err := Resolve(target)
+	if err != nil {
+		return Progress{}, err
+	}
+	if err := s.tell(command{Redial: &Redial{Host: address.Host, IP: address.IP, Port: address.Port}}); err != nil {
+		return Progress{}, err
+	}
+	return s.dialed(ctx, s.dials+1)
+}
+
+// Stall lets the slow clients read no more, or go on.
+func (s *Swarm) Stall(yes bool) error { return s.tell(command{Stall: &yes}) }
+
+// tell sends one command that has no answer to every worker.
+func (s *Swarm) tell(c command) error {
 	for _, p := range s.workers {
 		if err := p.encoder.Encode(c); err != nil {
-			return nil, fmt.Errorf("swarm worker: %w", err)
+			return fmt.Errorf("swarm worker: %w", err)
 		}
+	}
+	return nil
+}
+
+// ask sends one command to every worker and collects the answers.
+func (s *Swarm) ask(ctx context.Context, c command) ([]answer, error) {
+	if err := s.tell(c); err != nil {
+		return nil, err
 	}
 	list := make([]answer, len(s.workers))
 	for i, p := range s.workers {
@@ -317,7 +368,7 @@ func (s *Swarm) ask(ctx context.Context, c command) ([]answer, error) {
 }
 
 // Begin starts run number n, not 0: only its messages count from now on. It
-// returns how many clients take part.
+// returns how many clients take part, counted once for each of their rooms.
 func (s *Swarm) Begin(ctx context.Context, n uint32) (int, error) {
 	answers, err := s.ask(ctx, command{Begin: &n})
 	if err != nil {
@@ -334,12 +385,13 @@ func (s *Swarm) Begin(ctx context.Context, n uint32) (int, error) {
 }
 
 // Wait returns when all clients together have received as much as the first
-// messages of the run come to, which without loss means: each has them.
+// messages of each room come to, which without loss means: each has them.
 func (s *Swarm) Wait(ctx context.Context, messages uint64) error {
 	return s.wait(ctx, func(p *process) bool { return p.complete >= messages })
 }
 
-// Finish ends a run in which total messages were sent.
+// Finish counts a run in which total messages were sent to each room. It can
+// be called again.
 func (s *Swarm) Finish(ctx context.Context, total uint64) (*Totals, error) {
 	answers, err := s.ask(ctx, command{Finish: &total})
 	if err != nil {

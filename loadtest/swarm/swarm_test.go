@@ -125,7 +125,7 @@ func write(t *testing.T, conn net.Conn, data []byte) {
 }
 
 func message(run uint32, n uint64) []byte {
-	return compile(ws.NewTextFrame(AppendPayload(nil, Stamp{run, n, Now()}, 128)))
+	return compile(ws.NewTextFrame(AppendPayload(nil, Stamp{run, n, Now(), 0}, 128)))
 }
 
 func TestEveryClientGetsEveryMessageOnce(t *testing.T) {
@@ -273,7 +273,7 @@ func TestGreetingIsAwaited(t *testing.T) {
 		_, err := c.Write(compile(ws.NewTextFrame([]byte(`{"connected":{}}`))))
 		return err
 	})
-	s := start(t, Options{Target: target.url(), Clients: 5, Greeting: `"connected"`})
+	s := start(t, Options{Target: target.url(), Clients: 5, Dialect: Dialect{Greeting: `"connected"`}})
 	if p := dial(t, s); p.Connected != 5 {
 		t.Errorf("%+v", p)
 	}
@@ -330,7 +330,7 @@ func TestTargetsThatAreNoWebSocketServer(t *testing.T) {
 			if strings.HasPrefix(test.name, "never") {
 				timeout = 50 * time.Millisecond
 			}
-			s := start(t, Options{Target: url, Clients: 3, Greeting: test.greet, Timeout: timeout})
+			s := start(t, Options{Target: url, Clients: 3, Dialect: Dialect{Greeting: test.greet}, Timeout: timeout})
 			p := dial(t, s)
 			if p.Connected != 0 || p.Failed != 3 {
 				t.Errorf("%+v", p)
@@ -437,9 +437,9 @@ func TestLatencyCountsFromTheStamp(t *testing.T) {
 		t.Fatal(err)
 	}
 	at := Now() - int64(time.Second)
-	write(t, conn, compile(ws.NewTextFrame(AppendPayload(nil, Stamp{1, 1, at}, 0))))
-	write(t, conn, compile(ws.NewTextFrame(AppendPayload(nil, Stamp{1, 2, Now() + int64(time.Hour)}, 0))))
-	write(t, conn, compile(ws.NewTextFrame(AppendPayload(nil, Stamp{1, 3, 0}, 0))))
+	write(t, conn, compile(ws.NewTextFrame(AppendPayload(nil, Stamp{1, 1, at, 0}, 0))))
+	write(t, conn, compile(ws.NewTextFrame(AppendPayload(nil, Stamp{1, 2, Now() + int64(time.Hour), 0}, 0))))
+	write(t, conn, compile(ws.NewTextFrame(AppendPayload(nil, Stamp{1, 3, 0, 0}, 0))))
 	if err := s.Wait(t.Context(), 3); err != nil {
 		t.Fatal(err)
 	}

@@ -21,17 +21,23 @@ func newHistogram() *hdrhistogram.Histogram {
 
 // Progress is how a swarm stands.
 type Progress struct {
-	Started   int            `json:"started"`   // connections begun
-	Connected int            `json:"connected"` // open now
-	Failed    int            `json:"failed"`    // never opened
-	Closed    int            `json:"closed"`    // opened and lost
-	Received  uint64         `json:"received"`  // messages of this run, each once
-	Bytes     uint64         `json:"bytes"`     // read from all connections since the start
-	Dialing   time.Duration  `json:"dialing"`   // from the first start to the last that opened
-	Reasons   map[string]int `json:"reasons,omitempty"`
+	Dials       int            `json:"dials"`                 // that the figures are of: 1, then one more for each redial
+	Started     int            `json:"started"`               // connections begun
+	Connected   int            `json:"connected"`             // open now
+	Failed      int            `json:"failed"`                // never opened
+	Closed      int            `json:"closed"`                // opened and lost
+	Received    uint64         `json:"received"`              // messages of this run, each once
+	Bytes       uint64         `json:"bytes"`                 // read from all connections since the start
+	Dialing     time.Duration  `json:"dialing"`               // from the first start to the last that opened
+	Recovered   int            `json:"recovered,omitempty"`   // rooms in which a client that came back lost nothing, by the server's word
+	Unrecovered int            `json:"unrecovered,omitempty"` // the others
+	Reasons     map[string]int `json:"reasons,omitempty"`
 }
 
 func (p *Progress) add(q Progress) {
+	p.Dials = max(p.Dials, q.Dials)
+	p.Recovered += q.Recovered
+	p.Unrecovered += q.Unrecovered
 	p.Started += q.Started
 	p.Connected += q.Connected
 	p.Failed += q.Failed
@@ -49,17 +55,18 @@ func (p *Progress) add(q Progress) {
 
 // Totals is what the clients of one run found.
 type Totals struct {
-	Clients    int    `json:"clients"`    // that were open when the run began
-	Received   uint64 `json:"received"`   // messages, each counted once
-	Late       uint64 `json:"late"`       // received after a later one: swapped
-	Duplicates uint64 `json:"duplicates"` // received again
-	Missing    uint64 `json:"missing"`    // never received
-	Strays     uint64 `json:"strays"`     // messages of another run
-	Bytes      uint64 `json:"bytes"`      // WebSocket frames of this run's messages, heads included
-	Frames     uint64 `json:"frames"`     // frames that held this run's messages
-	Reads      uint64 `json:"reads"`      // read calls that brought something
-	Latency    []byte `json:"latency"`    // HdrHistogram, encoded; in microseconds
-	histogram  *hdrhistogram.Histogram
+	Clients     int    `json:"clients"`      // that were open when the run began
+	Received    uint64 `json:"received"`     // messages, each counted once
+	Late        uint64 `json:"late"`         // received after a later one: swapped
+	Duplicates  uint64 `json:"duplicates"`   // received again
+	Missing     uint64 `json:"missing"`      // never received
+	SlowMissing uint64 `json:"slow_missing"` // by the clients that can stall, which count nowhere else
+	Strays      uint64 `json:"strays"`       // messages of another run
+	Bytes       uint64 `json:"bytes"`        // WebSocket frames of this run's messages, heads included
+	Frames      uint64 `json:"frames"`       // frames that held this run's messages
+	Reads       uint64 `json:"reads"`        // read calls that brought something
+	Latency     []byte `json:"latency"`      // HdrHistogram, encoded; in microseconds
+	histogram   *hdrhistogram.Histogram
 }
 
 // Add merges the totals of u into t.
@@ -69,6 +76,7 @@ func (t *Totals) Add(u *Totals) error {
 	t.Late += u.Late
 	t.Duplicates += u.Duplicates
 	t.Missing += u.Missing
+	t.SlowMissing += u.SlowMissing
 	t.Strays += u.Strays
 	t.Bytes += u.Bytes
 	t.Frames += u.Frames

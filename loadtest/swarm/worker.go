@@ -17,16 +17,22 @@ type command struct {
 	Dial   *Plan   `json:"dial,omitempty"`
 	Begin  *uint32 `json:"begin,omitempty"`  // a run by its number; answered by begun
 	Finish *uint64 `json:"finish,omitempty"` // messages sent in the run; answered by totals
+	Redial *Redial `json:"redial,omitempty"`
+	Stall  *bool   `json:"stall,omitempty"`
 }
 
 // answer is one line from a worker to its parent; one field is set.
 type answer struct {
 	Progress *Progress `json:"progress,omitempty"`
-	Begun    *int      `json:"begun,omitempty"`    // clients in the run
+	Begun    *int      `json:"begun,omitempty"`    // clients in the run, once for each of their rooms
 	Complete *uint64   `json:"complete,omitempty"` // messages of the run that all clients have
 	Totals   *Totals   `json:"totals,omitempty"`
 	Error    string    `json:"error,omitempty"` // the worker ends
 }
+
+// maxCommand bounds a line to a worker, in bytes: a plan may hold a token for
+// each client.
+const maxCommand = 64 << 20
 
 // progressEvery is how often a worker tells how it stands, if that changed.
 const progressEvery = 100 * time.Millisecond
@@ -52,7 +58,7 @@ func Work(ctx context.Context, in io.Reader, out io.Writer) error {
 	lines := make(chan []byte)
 	go func() { // ends with in, which the parent holds open
 		scan := bufio.NewScanner(in)
-		scan.Buffer(nil, 1<<20)
+		scan.Buffer(nil, maxCommand)
 		for scan.Scan() {
 			select {
 			case lines <- append([]byte(nil), scan.Bytes()...):
@@ -111,6 +117,10 @@ func (w *worker) obey(ctx context.Context, fail context.CancelCauseFunc, c *comm
 		w.tally.received.Store(0)
 		w.tally.members.Store(int64(clients))
 		w.say(answer{Begun: &clients})
+	case c.Redial != nil:
+		collect(ctx, w.loops, func(l *loop) bool { l.redial(c.Redial); return true })
+	case c.Stall != nil:
+		collect(ctx, w.loops, func(l *loop) bool { l.stall(*c.Stall); return true })
 	case c.Finish != nil:
 		var sum Totals
 		for _, part := range collect(ctx, w.loops, func(l *loop) Totals { return l.finish(*c.Finish) }) {
@@ -137,7 +147,7 @@ func (w *worker) dial(ctx context.Context, fail context.CancelCauseFunc, plan *P
 		if plan.Rate > 0 {
 			p.interval = int64(float64(time.Second) * float64(n) / plan.Rate)
 		}
-		l, err := newLoop(plan, share(plan.Clients, n, i), p, &w.tally)
+		l, err := newLoop(plan, plan.First+plan.Clients*i/n, share(plan.Clients, n, i), p, &w.tally)
 		if err != nil {
 			return err
 		}

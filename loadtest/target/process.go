@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -29,6 +30,8 @@ type process struct {
 	lines   chan string   // of standard output; closed at its end
 	done    chan struct{} // closed when it has ended
 	tail    tail          // of standard error
+
+	expected atomic.Bool // its end is no surprise
 
 	err error // of its end; read after done is closed
 }

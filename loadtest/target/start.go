@@ -23,6 +23,7 @@ const (
 	ChildSwarm  = "swarm-worker"
 	ChildBroker = "broker"
 	ChildFloor  = "floor-server"
+	ChildTLS    = "floor-tls-server"
 )
 
 // Launcher starts targets. Methods are for one goroutine.
@@ -66,6 +67,16 @@ func root() (string, error) {
 	}
 }
 
+// folder makes the temporary folder.
+func (l *Launcher) folder() (err error) {
+	if l.dir == "" {
+		if l.dir, err = os.MkdirTemp("", "nabat-loadtest-"); err != nil {
+			return fmt.Errorf("temporary folder: %w", err)
+		}
+	}
+	return nil
+}
+
 // build compiles a package once. module and pkg are relative to the
 // repository.
 func (l *Launcher) build(ctx context.Context, module, pkg, name string) (string, error) {
@@ -76,10 +87,8 @@ func (l *Launcher) build(ctx context.Context, module, pkg, name string) (string,
 	if err != nil {
 		return "", err
 	}
-	if l.dir == "" {
-		if l.dir, err = os.MkdirTemp("", "nabat-loadtest-"); err != nil {
-			return "", fmt.Errorf("temporary folder: %w", err)
-		}
+	if err := l.folder(); err != nil {
+		return "", err
 	}
 	l.Say("building %s", name)
 	path := filepath.Join(l.dir, name)
@@ -98,17 +107,14 @@ func (l *Launcher) build(ctx context.Context, module, pkg, name string) (string,
 // Start starts a target by its name: nabat or one of Peers. The caller must
 // Close it.
 func (l *Launcher) Start(ctx context.Context, name string) (*Target, error) {
-	var start func(context.Context, *Target) error
-	switch {
-	case name == NameNabat:
-		start = l.nabat
-	case slices.Contains(Peers, name):
-		start = l.peer
-	default:
+	if name == NameNabat {
+		return l.Nabat(ctx, Shape{})
+	}
+	if !slices.Contains(Peers, name) {
 		return nil, fmt.Errorf("there is no target %q: choose from %s, %s", name, NameNabat, strings.Join(Peers, ", "))
 	}
 	t := &Target{Name: name}
-	if err := start(ctx, t); err != nil {
+	if err := l.peer(ctx, t); err != nil {
 		return nil, errors.Join(err, t.Close())
 	}
 	return t, nil
@@ -121,9 +127,18 @@ func (l *Launcher) Floor(ctx context.Context, frameBytes int) (*Target, error) {
 		return nil, err
 	}
 	return &Target{
-		Name: NameFloor, URL: server.URL(), PID: server.PID(), Publisher: floorPublisher{server},
+		Name: NameFloor, URL: "ws://" + server.Address() + "/", PID: server.PID(), Publisher: floorPublisher{server},
 		closers: []func() error{server.Close},
 	}, nil
+}
+
+// FloorTLS starts the floor of handshakes with TLS; it sends nothing.
+func (l *Launcher) FloorTLS(ctx context.Context) (*Target, error) {
+	server, err := floor.Start(ctx, l.Self(ChildTLS), 0)
+	if err != nil {
+		return nil, err
+	}
+	return &Target{Name: NameFloor, URL: "wss://" + server.Address() + "/", PID: server.PID(), closers: []func() error{server.Close}}, nil
 }
 
 // add starts a process of t. The caller's NABAT_ settings are not for it.
@@ -149,60 +164,6 @@ func (l *Launcher) broker(ctx context.Context, t *Target) (url string, err error
 		return "", err
 	}
 	return told.URL, t.connect(told.URL, "room.")
-}
-
-// nabat starts NATS, control and an edge, each in a process of its own, so
-// that the edge's processor time is the edge's alone.
-func (l *Launcher) nabat(ctx context.Context, t *Target) error {
-	binary, err := l.build(ctx, ".", "./deploy/nabat", "nabat")
-	if err != nil {
-		return err
-	}
-	nats, err := l.broker(ctx, t)
-	if err != nil {
-		return err
-	}
-	ports, err := freePorts(4)
-	if err != nil {
-		return err
-	}
-	if _, err := l.add(t, "nabat control", exec.Command(binary, "control", "--dev",
-		"--listen", ports[0], "--ops-listen", ports[1], "--nats-url", nats)); err != nil {
-		return err
-	}
-	if err := t.ready(ctx, "http://"+ports[1]); err != nil {
-		return err
-	}
-	edge, err := l.add(t, "nabat edge", exec.Command(binary, "edge",
-		"--listen", ports[2], "--ops-listen", ports[3], "--nats-url", nats, "--node", "loadtest"))
-	if err != nil {
-		return err
-	}
-	t.URL, t.Ops, t.PID = "ws://"+ports[2]+"/ws", "http://"+ports[3], edge.command.Process.Pid
-	t.Greeting = `"connected"`
-	return t.ready(ctx, t.Ops)
-}
-
-// peer starts NATS and a server of loadtest/peers.
-func (l *Launcher) peer(ctx context.Context, t *Target) error {
-	binary, err := l.build(ctx, "loadtest/peers", ".", "peers")
-	if err != nil {
-		return err
-	}
-	nats, err := l.broker(ctx, t)
-	if err != nil {
-		return err
-	}
-	p, err := l.add(t, "peer "+t.Name, exec.Command(binary, t.Name, "-nats", nats))
-	if err != nil {
-		return err
-	}
-	var told struct{ Listening, Ops string }
-	if err := p.first(ctx, &told); err != nil {
-		return err
-	}
-	t.URL, t.Ops, t.PID = "ws://"+told.Listening+"/ws", "http://"+told.Ops, p.command.Process.Pid
-	return nil
 }
 
 // ready waits until the operations port at base says so.

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
 	"strings"
 
 	"github.com/nats-io/nats.go"
@@ -21,9 +20,6 @@ const (
 	NameFloor = "floor"
 )
 
-// Peers are the servers of the nested module loadtest/peers.
-var Peers = []string{"naive", "gorilla", "gws"}
-
 // Publisher sends messages to the members of the room.
 type Publisher interface {
 	// Publish sends one message of size bytes with this stamp. It does not
@@ -34,35 +30,56 @@ type Publisher interface {
 // Target is a running server. Methods are for one goroutine.
 type Target struct {
 	Name      string
-	URL       string    // without rooms
-	Greeting  string    // in the first message of an open connection
-	PID       int       // of the process that serves the clients; 0: unknown
-	Ops       string    // base URL of its operations port; "": unknown
-	Publisher Publisher // nil: messages cannot be published
-	processes []*process
-	closers   []func() error
+	URL       string        // without rooms
+	Dialect   swarm.Dialect // that it speaks
+	NoQuery   bool          // rooms do not stand in the URL
+	PID       int           // of the process that serves the clients; 0: unknown
+	Ops       string        // base URL of its operations port; "": unknown
+	Control   string        // base URL of control's API; "": none
+	Edges     []*Edge       // of a system that was started here, the first of which URL, PID and Ops name
+	Publisher Publisher     // nil: messages cannot be published
+	// NATS is where messages are published; "" when they are not, or elsewhere.
+	NATS, prefix string
+	processes    []*process
+	closers      []func() error
 }
 
-// Room is the name of room i of a scenario.
-func Room(i int) string { return fmt.Sprintf("loadtest.%d", i) }
+// Edge is one edge of a system that was started here.
+type Edge struct {
+	URL, Secure string // without rooms; Secure with TLS, "" without
+	Ops         string
+	PID         int
+	process     *process
+	args        []string
+}
 
-// ClientURL is where a client of rooms 0 … n−1 connects.
-func (t *Target) ClientURL(n int) string {
-	if t.Name == NameFloor {
-		return t.URL
+// Nabat reports whether it speaks Nabat's own protocol, resume included.
+func (t *Target) Nabat() bool { return len(t.Edges) > 0 }
+
+// Kill ends an edge of t without a word, as a crash does.
+func (t *Target) Kill(e *Edge) error {
+	e.process.expected.Store(true)
+	err := e.process.command.Process.Kill()
+	<-e.process.done
+	return err
+}
+
+// ClientURL is where clients connect: a template; see swarm.Dialect.
+func (t *Target) ClientURL() string { return t.At(t.URL) }
+
+// At is ClientURL with another base, such as that of another edge.
+func (t *Target) At(base string) string {
+	if t.Name == NameFloor || t.NoQuery {
+		return base
 	}
-	values := make([]string, n)
-	for i := range values {
-		values[i] = "room=" + url.QueryEscape(Room(i))
-	}
-	query := strings.Join(values, "&")
-	switch base, has, found := strings.Cut(t.URL, "?"); {
+	const query = "<<room={room}|&>>"
+	switch base, has, found := strings.Cut(base, "?"); {
 	case found && strings.Contains("&"+has, "&room="):
-		return t.URL
+		return base + "?" + has
 	case found:
 		return base + "?" + has + "&" + query
 	}
-	return t.URL + "?" + query
+	return base + "?" + query
 }
 
 // Watch returns a context that ends, with the reason, when a process of the
@@ -73,7 +90,9 @@ func (t *Target) Watch(ctx context.Context) (context.Context, context.CancelFunc
 		go func() {
 			select {
 			case <-p.done:
-				cancel(p.death())
+				if !p.expected.Load() {
+					cancel(p.death())
+				}
 			case <-ctx.Done():
 			}
 		}()
@@ -110,9 +129,13 @@ func (e *External) Open(context.Context) (*Target, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &Target{Name: e.Name, URL: e.URL, Greeting: e.Greeting, PID: e.PID, Ops: e.Ops}
+	t := &Target{Name: e.Name, URL: e.URL, Dialect: swarm.Dialect{Greeting: e.Greeting}, PID: e.PID, Ops: e.Ops}
 	if address.Path == "" || address.Path == "/" {
-		t.URL = "ws://" + address.Host + "/ws"
+		scheme := "ws://"
+		if address.TLS {
+			scheme = "wss://"
+		}
+		t.URL = scheme + address.Host + "/ws"
 	}
 	if e.NATS == "" {
 		return t, nil
@@ -121,26 +144,41 @@ func (e *External) Open(context.Context) (*Target, error) {
 }
 
 // connect makes t's publisher.
-func (t *Target) connect(url, prefix string) error {
-	conn, err := nats.Connect(url, nats.Name("nabat-loadtest"), nats.MaxReconnects(-1))
-	if err != nil {
-		return fmt.Errorf("NATS at %s: %w", url, err)
+func (t *Target) connect(url, prefix string) (err error) {
+	t.NATS, t.prefix = url, prefix
+	t.Publisher, err = t.NewPublisher()
+	return err
+}
+
+// NewPublisher is a further publisher, for another goroutine.
+func (t *Target) NewPublisher() (Publisher, error) {
+	if t.NATS == "" {
+		return nil, errors.New("messages are published over NATS: say where with --nats")
 	}
-	t.Publisher = &natsPublisher{conn: conn, subject: prefix + Room(0)}
+	conn, err := nats.Connect(t.NATS, nats.Name("nabat-loadtest"), nats.MaxReconnects(-1))
+	if err != nil {
+		return nil, fmt.Errorf("NATS at %s: %w", t.NATS, err)
+	}
 	t.closers = append(t.closers, func() error { conn.Close(); return nil })
-	return nil
+	return &natsPublisher{conn: conn, prefix: t.prefix}, nil
 }
 
 // natsPublisher publishes like any backend would.
 type natsPublisher struct {
 	conn    *nats.Conn
-	subject string
+	prefix  string
+	room    uint32
+	subject string // of room; "": not made yet
 	payload []byte
 }
 
+// Publish implements Publisher.
 func (p *natsPublisher) Publish(_ context.Context, s swarm.Stamp, size int) error {
 	if len(p.payload) != max(size, swarm.MinPayload) {
 		p.payload = swarm.AppendPayload(nil, s, size)
+	}
+	if p.subject == "" || p.room != s.Room {
+		p.room, p.subject = s.Room, p.prefix+swarm.RoomName(int(s.Room))
 	}
 	swarm.Restamp(p.payload, s)
 	if err := p.conn.Publish(p.subject, p.payload); err != nil { // copies the payload

@@ -2,6 +2,7 @@ package target
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -19,19 +20,18 @@ import (
 func TestClientURL(t *testing.T) {
 	tests := []struct {
 		name, url string
-		rooms     int
 		want      string
 	}{
-		{"rooms become the query", "ws://h:1/ws", 2, "ws://h:1/ws?room=loadtest.0&room=loadtest.1"},
-		{"other parameters stay", "ws://h:1/ws?v=2", 1, "ws://h:1/ws?v=2&room=loadtest.0"},
-		{"rooms of the user stay as they are", "ws://h:1/ws?a=b&room=x", 2, "ws://h:1/ws?a=b&room=x"},
+		{"rooms become the query", "ws://h:1/ws", "ws://h:1/ws?<<room={room}|&>>"},
+		{"other parameters stay", "ws://h:1/ws?v=2", "ws://h:1/ws?v=2&<<room={room}|&>>"},
+		{"rooms of the user stay as they are", "ws://h:1/ws?a=b&room=x", "ws://h:1/ws?a=b&room=x"},
 	}
 	for _, test := range tests {
-		if got := (&Target{URL: test.url}).ClientURL(test.rooms); got != test.want {
+		if got := (&Target{URL: test.url}).ClientURL(); got != test.want {
 			t.Errorf("%s: %s, want %s", test.name, got, test.want)
 		}
 	}
-	if got := (&Target{Name: NameFloor, URL: "ws://h:1/"}).ClientURL(2); got != "ws://h:1/" {
+	if got := (&Target{Name: NameFloor, URL: "ws://h:1/"}).ClientURL(); got != "ws://h:1/" {
 		t.Errorf("the floor has no rooms: %s", got)
 	}
 }
@@ -39,6 +39,7 @@ func TestClientURL(t *testing.T) {
 func TestExternalCompletesThePath(t *testing.T) {
 	for in, want := range map[string]string{
 		"127.0.0.1:80": "ws://127.0.0.1:80/ws", "ws://127.0.0.1:80/": "ws://127.0.0.1:80/ws", "ws://127.0.0.1:80/chat": "ws://127.0.0.1:80/chat",
+		"wss://127.0.0.1": "wss://127.0.0.1/ws",
 	} {
 		got, err := (&External{URL: in}).Open(t.Context())
 		if err != nil || got.URL != want || got.Publisher != nil {
@@ -70,11 +71,11 @@ func TestPublisherSendsTheStampedPayload(t *testing.T) {
 		t.Fatal(err)
 	}
 	for n, size := range []int{200, 200, 300} {
-		s := swarm.Stamp{Run: 1, Sequence: uint64(n), At: 5}
+		s := swarm.Stamp{Run: 1, Sequence: uint64(n), At: 5, Room: uint32(n)}
 		if err := target.Publisher.Publish(t.Context(), s, size); err != nil {
 			t.Fatal(err)
 		}
-		if m := <-got; m.Subject != "p.loadtest.0" || string(m.Data) != string(swarm.AppendPayload(nil, s, size)) {
+		if m := <-got; m.Subject != fmt.Sprintf("p.loadtest.%d", n) || string(m.Data) != string(swarm.AppendPayload(nil, s, size)) {
 			t.Errorf("%s %s", m.Subject, m.Data)
 		}
 	}
@@ -162,7 +163,7 @@ func TestLauncherRefusals(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	if _, err := l.Start(t.Context(), "socketio"); err == nil || !strings.Contains(err.Error(), "choose from nabat, naive, gorilla, gws") {
+	if _, err := l.Start(t.Context(), "socketio"); err == nil || !strings.Contains(err.Error(), "choose from nabat, naive, gorilla, gws, nbio, nats, centrifuge, mercure") {
 		t.Errorf("%v", err)
 	}
 	l.built = map[string]string{"peers": "/nonexistent"}
