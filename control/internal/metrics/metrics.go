@@ -8,6 +8,7 @@ type Counts struct {
 	requests *prometheus.CounterVec
 	seconds  *prometheus.HistogramVec
 	streams  *prometheus.GaugeVec
+	presence presenceCounts
 }
 
 // States of history streams.
@@ -27,12 +28,13 @@ func New() *Counts {
 			Help: "Time to answer an API request.", Buckets: prometheus.ExponentialBuckets(0.0001, 4, 8)}, []string{"verb"}),
 		streams: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "nabat_control_streams",
 			Help: "Streams of policies with history, by state: ready, failed, orphaned or parked."}, []string{"state"}),
+		presence: newPresenceCounts(),
 	}
 }
 
 // Register adds the counts to reg.
 func (c *Counts) Register(reg prometheus.Registerer) error {
-	for _, c := range []prometheus.Collector{c.requests, c.seconds, c.streams} {
+	for _, c := range append(c.presence.collectors(), c.requests, c.seconds, c.streams) {
 		if err := reg.Register(c); err != nil {
 			return err
 		}
