@@ -83,7 +83,9 @@ func (a *app) root() *cobra.Command {
 	cobra.EnableCommandSorting = false
 	for _, c := range []*cobra.Command{
 		a.devCommand(), a.edgeCommand(), a.controlCommand(),
-		a.pubCommand(), a.subCommand(), a.historyCommand(), a.tokenCommand(), a.subjectCommand(), a.nkeysCommand(), a.checkCommand(), a.versionCommand(),
+		a.pubCommand(), a.subCommand(), a.historyCommand(), a.tokenCommand(),
+		a.presenceCommand(), a.roomsCommand(), a.nodesCommand(), a.userCommand(), a.eventsCommand(),
+		a.subjectCommand(), a.nkeysCommand(), a.checkCommand(), a.versionCommand(),
 	} {
 		c.Flags().SortFlags = false
 		root.AddCommand(c)
