@@ -23,7 +23,7 @@ type asker struct {
 	timeout time.Duration
 }
 
-func (a *app) asker(cmd *cobra.Command) *asker {
+func newAsker(a *app, cmd *cobra.Command) *asker {
 	q := &asker{app: a}
 	cmd.Flags().BoolVar(&q.json, "json", false, "print the answer as JSON")
 	cmd.Flags().DurationVar(&q.timeout, "timeout", 10*time.Second, "how long to wait for control")

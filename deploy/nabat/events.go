@@ -30,7 +30,7 @@ type follower struct {
 
 var eventKinds = []string{"connect", "disconnect", "join", "leave", "occupied", "vacated"}
 
-func (a *app) eventsCommand() *cobra.Command {
+func eventsCommand(a *app) *cobra.Command {
 	e := &follower{app: a}
 	cmd := &cobra.Command{
 		Use:   "events",

@@ -84,7 +84,7 @@ func (a *app) root() *cobra.Command {
 	for _, c := range []*cobra.Command{
 		a.devCommand(), a.edgeCommand(), a.controlCommand(),
 		a.pubCommand(), a.subCommand(), a.historyCommand(), a.tokenCommand(),
-		a.presenceCommand(), a.roomsCommand(), a.nodesCommand(), a.userCommand(), a.eventsCommand(),
+		presenceCommand(a), roomsCommand(a), nodesCommand(a), userCommand(a), eventsCommand(a),
 		a.subjectCommand(), a.nkeysCommand(), a.checkCommand(), a.versionCommand(),
 	} {
 		c.Flags().SortFlags = false

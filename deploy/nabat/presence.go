@@ -22,7 +22,7 @@ func checkLimit(cmd *cobra.Command, limit int) error {
 	return nil
 }
 
-func (a *app) presenceCommand() *cobra.Command {
+func presenceCommand(a *app) *cobra.Command {
 	var request struct {
 		Room  string `json:"room"`
 		Limit int    `json:"limit"`
@@ -37,7 +37,7 @@ func (a *app) presenceCommand() *cobra.Command {
 	}
 	cmd.Flags().IntVar(&request.Limit, "limit", 100, "print at most so many users; 0 for counts only")
 	cmd.Flags().StringVar(&request.After, "after", "", "the users behind this one")
-	q := a.asker(cmd)
+	q := newAsker(a, cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		request.Room = args[0]
 		if err := subject.CheckRoom(request.Room); err != nil {
@@ -77,7 +77,7 @@ func (a *app) presenceCommand() *cobra.Command {
 	return cmd
 }
 
-func (a *app) roomsCommand() *cobra.Command {
+func roomsCommand(a *app) *cobra.Command {
 	var request struct {
 		Prefix string `json:"prefix,omitempty"`
 		Search string `json:"search,omitempty"`
@@ -97,7 +97,7 @@ func (a *app) roomsCommand() *cobra.Command {
 	f.StringVar(&request.Sort, "sort", "members", "members (the largest first) or name")
 	f.IntVar(&request.Limit, "limit", 50, "print at most so many rooms; 0 for the count only")
 	f.StringVar(&request.After, "after", "", "go on behind a page: what it printed as more")
-	q := a.asker(cmd)
+	q := newAsker(a, cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err := checkLimit(cmd, request.Limit); err != nil {
 			return err
@@ -137,13 +137,13 @@ func (a *app) roomsCommand() *cobra.Command {
 	return cmd
 }
 
-func (a *app) nodesCommand() *cobra.Command {
+func nodesCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "nodes",
 		Short: "Print the edges and the control replicas that run",
 		Args:  exactly(),
 	}
-	q := a.asker(cmd)
+	q := newAsker(a, cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		var c struct {
 			Nodes []struct {
@@ -182,14 +182,14 @@ func (a *app) nodesCommand() *cobra.Command {
 	return cmd
 }
 
-func (a *app) userCommand() *cobra.Command {
+func userCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "user ID",
 		Short:   "Print where a user is connected, and the rooms with presence that they are in",
 		Example: "  nabat user alice",
 		Args:    exactly("ID"),
 	}
-	q := a.asker(cmd)
+	q := newAsker(a, cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if args[0] == "" {
 			return usage(cmd, "ID is empty: whose connections?")
