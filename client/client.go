@@ -72,6 +72,7 @@ type Conn struct {
 	nextID  uint64
 	waiting map[uint64]chan *inbound
 	places  places
+	watched map[string]bool // rooms joined with Presence
 
 	// Atomic.
 	lastRead atomic.Int64 // unix nanoseconds
@@ -103,7 +104,7 @@ func Dial(ctx context.Context, address string, o Options) (*Conn, error) {
 	}
 	c := &Conn{
 		conn: conn, options: o, events: make(chan Event, o.Queue), done: make(chan struct{}), closing: make(chan struct{}),
-		waiting: make(map[uint64]chan *inbound), places: make(places), unasked: make(chan wire.Connected, 1),
+		waiting: make(map[uint64]chan *inbound), places: make(places), watched: make(map[string]bool), unasked: make(chan wire.Connected, 1),
 	}
 	c.lastRead.Store(time.Now().UnixNano())
 	go c.read(buffered)
@@ -157,6 +158,7 @@ func (c *Conn) connect(ctx context.Context, token string) error {
 		return fmt.Errorf("connect: the server answered %s", reply.raw)
 	}
 	c.connected = *reply.Connected
+	c.noteWatches(requests(c.options.Rooms, c.options.Begin))
 	return nil
 }
 
@@ -263,16 +265,25 @@ func (c *Conn) Positions() []wire.Position {
 // Subscribe joins rooms, all or none. A refusal is a *wire.Error. The answer says
 // where each room begins and, with From, whether nothing was missed.
 func (c *Conn) Subscribe(ctx context.Context, rooms []string, options ...SubscribeOption) ([]wire.Position, error) {
-	reply, err := c.do(ctx, "subscribe", map[string]any{"rooms": requests(rooms, options)})
+	wanted := requests(rooms, options)
+	reply, err := c.do(ctx, "subscribe", map[string]any{"rooms": wanted})
 	if err != nil || reply.Subscribed == nil {
 		return nil, err
 	}
+	c.noteWatches(wanted)
 	return reply.Subscribed.Rooms, nil
 }
 
 // Unsubscribe leaves rooms.
 func (c *Conn) Unsubscribe(ctx context.Context, rooms ...string) error {
 	_, err := c.do(ctx, "unsubscribe", map[string]any{"rooms": rooms})
+	if err == nil {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		for _, room := range rooms {
+			delete(c.watched, room)
+		}
+	}
 	return err
 }
 

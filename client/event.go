@@ -9,13 +9,16 @@ import (
 
 // Event is what the server says unasked. One of the pointers or lists is set.
 type Event struct {
-	Message      *wire.Message  // with the epoch and offset of its room, if that has history
-	Gap          *wire.Gap      // messages were lost
-	Lagging      *wire.Position // this client reads too slowly: what is behind it follows from history
-	Reset        *wire.Position // the room's history began anew, here
-	Expiring     time.Duration  // the token ends in so much time: call Auth
-	Unsubscribed []string       // the server ended these subscriptions
-	Error        *wire.Error    // about no command in particular
+	Message *wire.Message  // with the epoch and offset of its room, if that has history
+	Gap     *wire.Gap      // messages were lost
+	Lagging *wire.Position // this client reads too slowly: what is behind it follows from history
+	Reset   *wire.Position // the room's history began anew, here
+	// Presence is who came into a room and left it, in rooms joined with Presence. With
+	// Lost, or where its Users differ from the list that was kept, read it anew.
+	Presence     *wire.PresenceChange
+	Expiring     time.Duration // the token ends in so much time: call Auth
+	Unsubscribed []string      // the server ended these subscriptions
+	Error        *wire.Error   // about no command in particular
 
 	// These come from a Keeper only.
 	Connected *wire.Connected // a connection began
@@ -49,6 +52,7 @@ type inbound struct {
 	Published    *wire.Position
 	History      *inboundPage
 	Result       *inbound
+	Presence     *inboundPresence
 	Gap          *wire.Gap
 	Lagging      *wire.Position
 	Reset        *wire.Position
@@ -100,6 +104,8 @@ func (in *inbound) event() (Event, bool) {
 	switch {
 	case in.Room != "":
 		e.Message = in.message()
+	case in.Presence != nil:
+		e.Presence = in.Presence.change()
 	case in.Gap != nil:
 		e.Gap = in.Gap
 	case in.Lagging != nil:

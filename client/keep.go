@@ -248,6 +248,9 @@ func (k *Keeper) follow(ctx context.Context, c *Conn, continues bool) {
 			return
 		}
 	}
+	if continues && !k.tellLost(ctx, c) {
+		return
+	}
 	for {
 		select {
 		case e, ok := <-c.Events():
@@ -273,7 +276,7 @@ func (k *Keeper) tell(ctx context.Context, e Event) bool {
 func (o *Options) resume(c *Conn) {
 	positions := c.Positions()
 	o.Previous, o.AwaySince = c.Connected().Session, time.Unix(0, c.lastRead.Load())
-	o.Rooms, o.Begin = nil, []SubscribeOption{From(positions...)}
+	o.Rooms, o.Begin = nil, []SubscribeOption{From(positions...), c.again()}
 	for _, p := range positions {
 		o.Rooms = append(o.Rooms, p.Room)
 	}

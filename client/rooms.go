@@ -51,6 +51,8 @@ type roomRequest struct {
 	Offset *uint64 `json:"offset,omitempty"`
 	Since  string  `json:"since,omitempty"`
 	Latest bool    `json:"latest,omitempty"`
+
+	Presence bool `json:"presence,omitempty"`
 }
 
 // requests lists each room once.
@@ -66,7 +68,7 @@ func requests(rooms []string, options []SubscribeOption) []roomRequest {
 		for _, option := range options {
 			option(&r)
 		}
-		out := roomRequest{Room: r.Room, Epoch: r.Epoch, Since: r.Since, Latest: r.Latest}
+		out := roomRequest{Room: r.Room, Epoch: r.Epoch, Since: r.Since, Latest: r.Latest, Presence: r.Presence}
 		if r.Epoch != "" {
 			out.Offset = &r.Offset
 		}

@@ -56,6 +56,15 @@ type Config struct {
 	NATSQueue int `config:"nats_queue" help:"messages that may wait between a NATS connection and the loops"`
 	// NATSTimeout is how long a subscription or a publish waits for NATS.
 	NATSTimeout time.Duration `config:"nats_timeout" help:"wait for NATS to confirm a subscription or a publish"`
+	// ReportInterval is how long control may wait for what happens at connections.
+	// Default 100 ms. Range 10 ms–10 s.
+	ReportInterval time.Duration `config:"report_interval" help:"longest wait before control is told who came and left"`
+	// ReportHeartbeat is how often control is told at least, with the node's
+	// figures. Default 2 s. Range 100 ms–3 s: control gives a node up after 6 s.
+	ReportHeartbeat time.Duration `config:"report_heartbeat" help:"how often control is told the node's figures, and that it lives"`
+	// LeaseInterval is how often the node renews its lease, which lasts 15 s.
+	// Default 5 s. Range 100 ms–7 s.
+	LeaseInterval time.Duration `config:"lease_interval" help:"how often the node renews its lease, which lasts 15s"`
 	// SubjectPrefix stands before the room in subjects.
 	SubjectPrefix string `config:"subject_prefix" help:"subject prefix of rooms"`
 	// RPCPrefix stands before the method in subjects of calls.
@@ -253,6 +262,7 @@ func Defaults() Config {
 		Listen: "127.0.0.1:8080", OpsListen: "127.0.0.1:9090",
 		NATSURL: "nats://127.0.0.1:4222", NATSInbox: bus.InboxEdge, NATSConnections: 2, NATSQueue: 65536, NATSTimeout: 5 * time.Second,
 		RPCPrefix: "rpc.", RPCTimeout: 10 * time.Second, MaxRPC: 16, MaxNodeRPC: 16384, MaxReplyBytes: 128 << 10,
+		ReportInterval: 100 * time.Millisecond, ReportHeartbeat: bus.ReportHeartbeat, LeaseInterval: bus.LeaseEvery,
 		SubjectPrefix: "room.", RoomLinger: 60 * time.Second, TokenLeeway: 5 * time.Second,
 		TLSMinVersion: "1.2", AcceptRate: 10000, AcceptWait: 2 * time.Second, Backlog: 4096,
 		MaxHandshakes: 4096, MaxTLSHandshakes: 1024, HandshakeTimeout: 10 * time.Second, MaxHeadBytes: 16 << 10,
@@ -292,6 +302,16 @@ func (c *Config) Check() error {
 		{"accept_wait", c.AcceptWait}, {"tcp_user_timeout", c.TCPUserTimeout}} {
 		if d.value < 0 || d.value > 24*time.Hour {
 			return fmt.Errorf("%s is %s: must be 0 to 24h", d.key, d.value)
+		}
+	}
+	for _, d := range []struct {
+		key             string
+		value, min, max time.Duration
+	}{{"report_interval", c.ReportInterval, 10 * time.Millisecond, 10 * time.Second},
+		{"report_heartbeat", c.ReportHeartbeat, 100 * time.Millisecond, bus.NodeTimeout / 2},
+		{"lease_interval", c.LeaseInterval, 100 * time.Millisecond, 7 * time.Second}} {
+		if d.value < d.min || d.value > d.max {
+			return fmt.Errorf("%s is %s: must be %s to %s", d.key, d.value, d.min, d.max)
 		}
 	}
 	if c.Compression != "on" && c.Compression != "off" {

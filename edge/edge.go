@@ -56,6 +56,8 @@ type Edge struct {
 	upstream  *upstream.Upstream
 	calls     *ask.Asker // what clients call
 	workers   []*worker
+	reports   *reports
+	lags      lags
 	addresses *seats.Table    // connections of each client address; nil: not counted
 	users     *seats.Table    // of each user; nil: not counted
 	address   netip.AddrPort  // of the plain port; invalid without one
@@ -135,6 +137,9 @@ func (e *Edge) open(reg *prometheus.Registry) error {
 	if e.control, err = connect("control"); err != nil {
 		return err
 	}
+	if e.reports, err = newReports(e); err != nil {
+		return err
+	}
 	if e.recovery, err = connect("history"); err != nil {
 		return err
 	}
@@ -181,6 +186,11 @@ func (e *Edge) Run(ctx context.Context) error {
 	wg.Go(func() { e.calls.Run(inner) })
 	wg.Go(func() { e.verifiers.run(inner, max(1, e.cfg.Loops)) })
 	wg.Go(func() { e.watch(inner, js) })
+	leave, err := e.reports.start(js)
+	if err != nil {
+		return err
+	}
+	defer leave() // first of all: while there is NATS
 	for _, w := range e.workers {
 		if err := w.accept(); err != nil {
 			return fmt.Errorf("accept: %w", err)
@@ -197,7 +207,7 @@ func (e *Edge) Run(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	e.drain()
-	return nil
+	return nil // the last events are told
 }
 
 func (e *Edge) setPolicies(value []byte, revision uint64) {
@@ -214,13 +224,20 @@ func (e *Edge) setPolicies(value []byte, revision uint64) {
 	e.upstream.PoliciesChanged()
 	for _, w := range e.workers {
 		// An error of Post means that the loop has stopped.
-		_ = w.loop.Post(func() { w.hub.Rooms(w.conflates) })
+		_ = w.loop.Post(func() {
+			w.hub.Rooms(w.conflates)
+			w.presence.relist()
+		})
 	}
 	e.log.Info("policies in force", "version", set.Version, "policies", len(set.Rooms))
 }
 
-// policy is the policy of a room, nil when none matches. Safe from any goroutine.
+// policy is the policy of a room, nil when none matches, as for the watch of a
+// room. Safe from any goroutine.
 func (e *Edge) policy(room string) *policy.Policy {
+	if isWatch(room) {
+		return nil
+	}
 	if set := e.policies.Load(); set != nil {
 		return set.For(room)
 	}
@@ -338,12 +355,7 @@ func (e *Edge) Loops() (list []*metrics.Loop) {
 }
 
 // LoopLag implements metrics.Source.
-func (e *Edge) LoopLag() (worst float64) {
-	for _, w := range e.workers {
-		worst = max(worst, w.loop.TakeLag().Seconds())
-	}
-	return worst
-}
+func (e *Edge) LoopLag() float64 { return e.lags.take(e, &e.lags.scrape).Seconds() }
 
 // Rooms implements metrics.Source.
 func (e *Edge) Rooms() int { return e.upstream.Rooms() }
@@ -352,6 +364,7 @@ func (e *Edge) Rooms() int { return e.upstream.Rooms() }
 func (e *Edge) Bus() metrics.Bus {
 	b := e.upstream.State()
 	b.Requests = e.history.Requests()
+	b.Reports, b.Untold = e.reports.reporter.Counts()
 	return b
 }
 

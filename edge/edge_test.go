@@ -73,7 +73,7 @@ func TestCommands(t *testing.T) {
 	a.send(`{"id":7,"history":{"room":"a"}}`)
 	a.wantPrefix(`{"id":7,"error":{"code":"no_history"`)
 	a.send(`{"id":8,"presence":{"room":"a"}}`)
-	a.wantPrefix(`{"id":8,"error":{"code":"not_yet"`)
+	a.wantPrefix(`{"id":8,"error":{"code":"unavailable","reason":"presence can not be read now: no control service answers"`)
 	c.publish("c", "unseen", nil)
 	c.publish("b", "seen", nil)
 	a.want(`{"room":"b","text":"seen"}`)

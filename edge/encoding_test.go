@@ -169,7 +169,7 @@ func TestCommandsInProtobuf(t *testing.T) {
 			s.command(say(t, `id: 8 unsubscribe {rooms: "b"}`), say(t, `id: 9 unsubscribe {rooms: "b"}`), say(t, `id: 10 history {room: "a"}`),
 				say(t, `id: 11 presence {}`), say(t, `id: 12 connect {}`), say(t, `id: 13 subscribe {rooms {room: "a..b"}}`), say(t, `id: 14 auth {token: "x"}`))
 			s.expect(`id: 8 unsubscribed {rooms: "b"}`)
-			for id, code := range []wire.Code{9: wire.NotSubscribed, 10: wire.NoHistory, 11: wire.NotYet, 12: wire.AlreadyConnected, 13: wire.BadRoom, 14: wire.TokenMalformed} {
+			for id, code := range []wire.Code{9: wire.NotSubscribed, 10: wire.NoHistory, 11: wire.BadRoom, 12: wire.AlreadyConnected, 13: wire.BadRoom, 14: wire.TokenMalformed} {
 				if code == "" {
 					continue
 				}

@@ -2,6 +2,7 @@ package edge
 
 import (
 	"fmt"
+	"slices"
 
 	"nabat/edge/internal/hub"
 	"nabat/edge/internal/listen"
@@ -63,6 +64,7 @@ func (h host) Leave(ref session.Ref, room string) bool {
 	if !left {
 		return false
 	}
+	h.presence.left(loop.Ref(ref), number, room)
 	h.behind.forget(ref.Slot, number)
 	h.counts.Leaves.Add(1)
 	if o := h.writer.Out(ref.Slot); o != nil {
@@ -76,10 +78,19 @@ func (h host) Leave(ref session.Ref, room string) bool {
 }
 
 // Rooms implements session.Host.
-func (h host) Rooms(ref session.Ref) []string { return h.hub.RoomsOf(ref.Slot) }
+func (h host) Rooms(ref session.Ref) []string {
+	return slices.DeleteFunc(h.hub.RoomsOf(ref.Slot), isWatch)
+}
 
 // RoomCount implements session.Host.
-func (h host) RoomCount(ref session.Ref) int { return h.hub.Count(ref.Slot) }
+func (h host) RoomCount(ref session.Ref) (n int) {
+	h.hub.Each(ref.Slot, func(room uint32) {
+		if !isWatch(h.hub.Name(room)) {
+			n++
+		}
+	})
+	return n
+}
 
 // Name implements session.Host.
 func (h host) Name(ref session.Ref) (string, string) {

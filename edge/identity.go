@@ -1,36 +1,18 @@
 package edge
 
 import (
-	"encoding/binary"
-	"encoding/hex"
-	"strings"
-
 	"nabat/edge/internal/loop"
+	"nabat/proto/buspb"
 )
 
-// A connection's id says where it lives, so that nothing has to be kept to find
-// it: "c" + the node's run (8 bytes), loop (1), slot (4) and generation (4) in
-// hexadecimal. It is unique over the cluster and over restarts.
-const sessionBytes = 8 + 1 + 4 + 4
+// connection is what reports and session ids call a connection of one loop.
+func connection(ref loop.Ref) uint64 { return uint64(ref.Slot)<<32 | uint64(ref.Generation) }
 
 func formatSession(instance uint64, index int, ref loop.Ref) string {
-	var b [sessionBytes]byte
-	binary.BigEndian.PutUint64(b[:], instance)
-	b[8] = byte(index)
-	binary.BigEndian.PutUint32(b[9:], ref.Slot)
-	binary.BigEndian.PutUint32(b[13:], ref.Generation)
-	return "c" + hex.EncodeToString(b[:])
+	return buspb.SessionID(instance, uint32(index), connection(ref))
 }
 
 func parseSession(id string) (instance uint64, index int, ref loop.Ref, ok bool) {
-	digits, found := strings.CutPrefix(id, "c")
-	if !found || len(digits) != 2*sessionBytes {
-		return 0, 0, ref, false
-	}
-	var b [sessionBytes]byte
-	if _, err := hex.Decode(b[:], []byte(digits)); err != nil {
-		return 0, 0, ref, false
-	}
-	ref = loop.Ref{Slot: binary.BigEndian.Uint32(b[9:]), Generation: binary.BigEndian.Uint32(b[13:])}
-	return binary.BigEndian.Uint64(b[:]), int(b[8]), ref, true
+	instance, l, c, ok := buspb.ParseSessionID(id)
+	return instance, int(l), loop.Ref{Slot: uint32(c >> 32), Generation: uint32(c)}, ok
 }

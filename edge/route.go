@@ -73,6 +73,7 @@ type request struct {
 	path     string
 	protocol string // selected sub-protocol, "" when none was offered
 	batch    bool   // several objects may be in a frame
+	presence bool   // who comes and leaves is wanted for the rooms of the URL
 	token    string
 	rooms    []session.Want
 	cors     []string // response header lines
@@ -154,7 +155,7 @@ func (r *router) read(head *listen.Head, path string) (request, *wire.Error) {
 	if qerr != nil || qerr2 != nil {
 		return q, &wire.Error{Code: wire.BadRequest, Reason: "the query holds a % that is not followed by two hexadecimal digits"}
 	}
-	if err := q.readBatch(head); err != nil {
+	if err := q.readFlags(head); err != nil {
 		return q, err
 	}
 	q.readRooms(head, rooms)
@@ -193,14 +194,14 @@ func (q *request) readRooms(head *listen.Head, rooms []string) {
 			q.foreign = err != nil
 		}
 	}
-	q.ask(rooms)
+	q.ask(rooms, q.presence)
 }
 
 // ask adds rooms, from where the client stands in them.
-func (q *request) ask(rooms []string) {
+func (q *request) ask(rooms []string, presence bool) {
 	q.rooms = slices.Grow(q.rooms, len(rooms))
 	for _, room := range rooms {
-		want := session.Want{Room: room, Epoch: q.places[room].Epoch, Offset: q.places[room].Offset}
+		want := session.Want{Room: room, Presence: presence, Epoch: q.places[room].Epoch, Offset: q.places[room].Offset}
 		if q.foreign {
 			want.Epoch = "?"
 		}
@@ -236,16 +237,19 @@ func (q *request) readProtocols(head *listen.Head) *wire.Error {
 	return nil
 }
 
-// readBatch takes what says whether a frame may hold several objects.
-func (q *request) readBatch(head *listen.Head) *wire.Error {
-	value, given, _ := head.Query("batch") // a broken query was refused before
-	if q.path != "/ws" || !given {
-		return nil
+// readFlags takes what says whether a frame may hold several objects, and whether
+// presence is wanted.
+func (q *request) readFlags(head *listen.Head) *wire.Error {
+	for name, to := range map[string]*bool{"batch": &q.batch, "presence": &q.presence} {
+		value, given, _ := head.Query(name) // a broken query was refused before
+		if !given || name == "batch" && q.path != "/ws" {
+			continue
+		}
+		if value != "0" && value != "1" {
+			return &wire.Error{Code: wire.BadRequest, Reason: fmt.Sprintf("%s must be 1 or 0, and is %q", name, clip(value))}
+		}
+		*to = value == "1"
 	}
-	if value != "0" && value != "1" {
-		return &wire.Error{Code: wire.BadRequest, Reason: fmt.Sprintf("batch must be 1 or 0, and is %q", clip(value))}
-	}
-	q.batch = value == "1"
 	return nil
 }
 
@@ -270,7 +274,7 @@ func (r *router) admit(h *listen.Handshake, head *listen.Head, rest []byte, q re
 		return
 	}
 	if id != nil && id.Grant != nil {
-		q.ask(id.Grant.Rooms) // they have positions, too
+		q.ask(id.Grant.Rooms, false) // they have positions, too
 	}
 	w := (*worker)(r)
 	probe := new(session.Session)

@@ -43,6 +43,8 @@ type worker struct {
 	joining map[string][]func(hub.Place, error) // rooms that are not open yet, and who waits
 	taken   []*frame.Message
 	behind  catchups
+
+	presence presence
 	// Rooms whose messages may overtake each other, by the hub's number.
 	conflating map[uint32]*conflated
 	turn       uint64
@@ -57,6 +59,7 @@ var (
 func newWorker(e *Edge, index int, sockets sockets) (*worker, error) {
 	w := &worker{edge: e, index: index, hub: hub.New(), counts: new(metrics.Loop),
 		joining: make(map[string][]func(hub.Place, error)), seats: seats.NewHeld(e.addresses, e.users), began: time.Now()}
+	w.presence = presence{w: w, changed: make(map[string]struct{})}
 	w.conflating = make(map[uint32]*conflated)
 	w.blocked = blockSweep{w: w}
 	w.behind = catchups{w: w, list: make(map[key]*catchup)}
@@ -141,7 +144,7 @@ func (w *worker) lose(room string, loss hub.Loss) {
 		return
 	}
 	w.counts.Drops.Add("edge_overload", uint64(loss.Messages))
-	w.hub.Push(frame.Notice(room, wire.Gap{Room: room, Reason: wire.GapOverload}))
+	w.hub.Push(frame.Notice(room, lossNotice(room, wire.GapOverload)))
 }
 
 // sink is the writer as the hub sees it.
@@ -205,6 +208,10 @@ func (w *worker) enter(ref session.Ref, client transport.Client, want session.Wa
 	if first {
 		w.hub.SetPlace(number, place)
 		w.conflates(number)
+		w.presence.list(number, w.presence.wantsList(number))
+	}
+	if joined {
+		w.presence.joined(loop.Ref(ref), number)
 	}
 	place = w.hub.Place(number)
 	at := wire.Position{Room: want.Room, Epoch: place.Epoch, Offset: place.Offset}
@@ -260,7 +267,7 @@ func (w *worker) reset(room string, number uint32, place hub.Place) {
 	w.hub.SetPlace(number, place)
 	at := wire.Position{Room: room, Epoch: place.Epoch, Offset: place.Offset}
 	notice := wire.Object{Value: wire.Reset{Position: at}}
-	w.hub.Members(number, func(member uint32) {
+	w.hub.EachMember(number, func(member uint32) {
 		ref, ok := w.loop.RefOf(member)
 		client := w.client(session.Ref(ref))
 		if !ok || client == nil {
@@ -290,8 +297,9 @@ func (w *worker) release(room string) {
 	}
 }
 
-// leaveAll is called once for each connection, before it closes.
-func (w *worker) leaveAll(ref loop.Ref) {
+// leaveAll is called once for each connection, before it closes. label is why.
+func (w *worker) leaveAll(ref loop.Ref, label string) {
+	w.presence.gone(ref, label)
 	w.counts.Leaves.Add(uint64(w.hub.Count(ref.Slot)))
 	if len(w.behind.list) > 0 {
 		w.hub.Each(ref.Slot, func(room uint32) { w.behind.forget(ref.Slot, room) })
@@ -311,7 +319,7 @@ func (w *worker) gap(ref loop.Ref, rooms []uint32) {
 	for _, room := range rooms {
 		if name := w.hub.Name(room); name != "" {
 			w.counts.Notices.Add(1)
-			c.Say(wire.Object{Value: wire.Gap{Room: name, Reason: wire.GapSlow}})
+			c.Say(wire.Object{Value: lossNotice(name, wire.GapSlow)})
 		}
 	}
 }

@@ -46,7 +46,8 @@ var table = []arch.Package{
 	{Path: "edge/internal/conflate", Imports: []string{"edge/internal/frame"}, Why: "the newest message of each key"},
 	{Path: "edge/internal/history", Why: "stored messages out of JetStream; knows no rooms and no frames"},
 	{Path: "edge/internal/ask", Why: "requests to backends and their replies; knows no rooms and no clients"},
-	{Path: "edge/internal/upstream", Imports: []string{"edge/internal/frame", "edge/internal/history", "edge/internal/metrics", "edge/internal/resume", "internal/bus", "proto/policy", "proto/subject", "proto/wire"}, Why: "the NATS side: bodies become frames"},
+	{Path: "edge/internal/upstream", Imports: []string{"edge/internal/frame", "edge/internal/history", "edge/internal/metrics", "edge/internal/resume", "internal/bus", "proto/buspb", "proto/policy", "proto/subject", "proto/wire"}, Why: "the NATS side: bodies become frames"},
+	{Path: "edge/internal/report", Imports: []string{"internal/bus", "proto/buspb"}, Why: "what control is told; knows no loop and no session"},
 	{Path: "edge/internal/tlsconn", Imports: []string{"edge/internal/metrics"}, Why: "TLS without a socket: bytes in, bytes out; alone knows crypto/tls"},
 	{Path: "edge/internal/listen", Imports: []string{"edge/internal/loop", "edge/internal/metrics", "edge/internal/rate", "edge/internal/seats", "edge/internal/tlsconn", "proto/wire"}, Why: "sockets and request heads, before there is a transport"},
 	{Path: "edge/internal/transport", Imports: []string{"edge/internal/frame", "edge/internal/loop", "edge/internal/metrics", "edge/internal/outq", "edge/internal/session", "edge/internal/tlsconn", "proto/wire"}, Why: "what all transports share: queue and writer behind a session"},
@@ -54,10 +55,10 @@ var table = []arch.Package{
 	{Path: "edge/internal/transport/sse", Imports: []string{"edge/internal/frame", "edge/internal/loop", "edge/internal/transport", "proto/wire"}, Why: "event-stream bytes"},
 	{Path: "edge", Imports: []string{
 		"edge/internal/conflate", "edge/internal/frame", "edge/internal/history", "edge/internal/hub", "edge/internal/listen", "edge/internal/loop", "edge/internal/metrics", "edge/internal/outq", "edge/internal/resume",
-		"edge/internal/rate", "edge/internal/seats", "edge/internal/session", "edge/internal/tlsconn", "edge/internal/tracing", "edge/internal/transport", "edge/internal/transport/sse", "edge/internal/transport/ws", "edge/internal/upstream", "edge/internal/quota", "edge/internal/ask",
+		"edge/internal/rate", "edge/internal/report", "edge/internal/seats", "edge/internal/session", "edge/internal/tlsconn", "edge/internal/tracing", "edge/internal/transport", "edge/internal/transport/sse", "edge/internal/transport/ws", "edge/internal/upstream", "edge/internal/quota", "edge/internal/ask",
 		"edge/internal/blocks", "edge/internal/conflate", "edge/internal/frame", "edge/internal/history", "edge/internal/hub", "edge/internal/listen", "edge/internal/loop", "edge/internal/metrics", "edge/internal/outq", "edge/internal/resume",
 		"edge/internal/rate", "edge/internal/seats", "edge/internal/session", "edge/internal/tlsconn", "edge/internal/tracing", "edge/internal/transport", "edge/internal/transport/sse", "edge/internal/transport/ws", "edge/internal/upstream",
-		"internal/auth", "internal/bus", "internal/config", "proto/grant", "proto/policy", "proto/subject", "proto/wire",
+		"internal/auth", "internal/bus", "internal/config", "proto/buspb", "proto/grant", "proto/policy", "proto/subject", "proto/wire",
 	}, Why: "wires the edge: the only place where its parts meet"},
 
 	// Control, bottom up.

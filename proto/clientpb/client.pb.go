@@ -376,6 +376,7 @@ type RoomRequest struct {
 	Offset        uint64                 `protobuf:"varint,3,opt,name=offset,proto3" json:"offset,omitempty"`
 	Since         string                 `protobuf:"bytes,4,opt,name=since,proto3" json:"since,omitempty"`
 	Latest        bool                   `protobuf:"varint,5,opt,name=latest,proto3" json:"latest,omitempty"`
+	Presence      bool                   `protobuf:"varint,6,opt,name=presence,proto3" json:"presence,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -441,6 +442,13 @@ func (x *RoomRequest) GetSince() string {
 func (x *RoomRequest) GetLatest() bool {
 	if x != nil {
 		return x.Latest
+	}
+	return false
+}
+
+func (x *RoomRequest) GetPresence() bool {
+	if x != nil {
+		return x.Presence
 	}
 	return false
 }
@@ -732,9 +740,11 @@ func (x *History) GetAfter() uint64 {
 	return 0
 }
 
-// Presence is answered not_yet.
 type Presence struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	Room          string                 `protobuf:"bytes,1,opt,name=room,proto3" json:"room,omitempty"`
+	Limit         *uint64                `protobuf:"varint,2,opt,name=limit,proto3,oneof" json:"limit,omitempty"` // 0 is counts only
+	After         string                 `protobuf:"bytes,3,opt,name=after,proto3" json:"after,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -767,6 +777,27 @@ func (x *Presence) ProtoReflect() protoreflect.Message {
 // Deprecated: Use Presence.ProtoReflect.Descriptor instead.
 func (*Presence) Descriptor() ([]byte, []int) {
 	return file_client_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Presence) GetRoom() string {
+	if x != nil {
+		return x.Room
+	}
+	return ""
+}
+
+func (x *Presence) GetLimit() uint64 {
+	if x != nil && x.Limit != nil {
+		return *x.Limit
+	}
+	return 0
+}
+
+func (x *Presence) GetAfter() string {
+	if x != nil {
+		return x.After
+	}
+	return ""
 }
 
 // Rpc has at most one body; without one it is an empty text.
@@ -961,6 +992,7 @@ type Object struct {
 	//	*Object_Published
 	//	*Object_Authed
 	//	*Object_History
+	//	*Object_Presence
 	//	*Object_Result
 	//	*Object_Pong
 	//	*Object_Error
@@ -1081,6 +1113,15 @@ func (x *Object) GetHistory() *HistoryPage {
 	return nil
 }
 
+func (x *Object) GetPresence() *PresenceState {
+	if x != nil {
+		if x, ok := x.Kind.(*Object_Presence); ok {
+			return x.Presence
+		}
+	}
+	return nil
+}
+
 func (x *Object) GetResult() *RpcResult {
 	if x != nil {
 		if x, ok := x.Kind.(*Object_Result); ok {
@@ -1185,8 +1226,11 @@ type Object_History struct {
 	History *HistoryPage `protobuf:"bytes,8,opt,name=history,proto3,oneof"`
 }
 
+type Object_Presence struct {
+	Presence *PresenceState `protobuf:"bytes,9,opt,name=presence,proto3,oneof"`
+}
+
 type Object_Result struct {
-	// 9 is kept for presence.
 	Result *RpcResult `protobuf:"bytes,10,opt,name=result,proto3,oneof"`
 }
 
@@ -1231,6 +1275,8 @@ func (*Object_Published) isObject_Kind() {}
 func (*Object_Authed) isObject_Kind() {}
 
 func (*Object_History) isObject_Kind() {}
+
+func (*Object_Presence) isObject_Kind() {}
 
 func (*Object_Result) isObject_Kind() {}
 
@@ -1853,6 +1899,176 @@ func (*RpcResult_Text) isRpcResult_Body() {}
 
 func (*RpcResult_Binary) isRpcResult_Body() {}
 
+// PresenceState is the answer to presence (connections, members and next) and, as
+// a notice, what has changed (join and leave, or lost).
+type PresenceState struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Room          string                 `protobuf:"bytes,1,opt,name=room,proto3" json:"room,omitempty"`
+	Users         uint64                 `protobuf:"varint,2,opt,name=users,proto3" json:"users,omitempty"`
+	Anonymous     uint64                 `protobuf:"varint,3,opt,name=anonymous,proto3" json:"anonymous,omitempty"`
+	Connections   uint64                 `protobuf:"varint,4,opt,name=connections,proto3" json:"connections,omitempty"`
+	Members       []*Member              `protobuf:"bytes,5,rep,name=members,proto3" json:"members,omitempty"`
+	Next          string                 `protobuf:"bytes,6,opt,name=next,proto3" json:"next,omitempty"`
+	Join          []*Member              `protobuf:"bytes,7,rep,name=join,proto3" json:"join,omitempty"`
+	Leave         []*Member              `protobuf:"bytes,8,rep,name=leave,proto3" json:"leave,omitempty"`
+	Lost          bool                   `protobuf:"varint,9,opt,name=lost,proto3" json:"lost,omitempty"` // changes may have been missed: nothing else but room is set
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PresenceState) Reset() {
+	*x = PresenceState{}
+	mi := &file_client_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PresenceState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PresenceState) ProtoMessage() {}
+
+func (x *PresenceState) ProtoReflect() protoreflect.Message {
+	mi := &file_client_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PresenceState.ProtoReflect.Descriptor instead.
+func (*PresenceState) Descriptor() ([]byte, []int) {
+	return file_client_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *PresenceState) GetRoom() string {
+	if x != nil {
+		return x.Room
+	}
+	return ""
+}
+
+func (x *PresenceState) GetUsers() uint64 {
+	if x != nil {
+		return x.Users
+	}
+	return 0
+}
+
+func (x *PresenceState) GetAnonymous() uint64 {
+	if x != nil {
+		return x.Anonymous
+	}
+	return 0
+}
+
+func (x *PresenceState) GetConnections() uint64 {
+	if x != nil {
+		return x.Connections
+	}
+	return 0
+}
+
+func (x *PresenceState) GetMembers() []*Member {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+func (x *PresenceState) GetNext() string {
+	if x != nil {
+		return x.Next
+	}
+	return ""
+}
+
+func (x *PresenceState) GetJoin() []*Member {
+	if x != nil {
+		return x.Join
+	}
+	return nil
+}
+
+func (x *PresenceState) GetLeave() []*Member {
+	if x != nil {
+		return x.Leave
+	}
+	return nil
+}
+
+func (x *PresenceState) GetLost() bool {
+	if x != nil {
+		return x.Lost
+	}
+	return false
+}
+
+type Member struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	Connections   uint64                 `protobuf:"varint,2,opt,name=connections,proto3" json:"connections,omitempty"`
+	Info          []byte                 `protobuf:"bytes,3,opt,name=info,proto3" json:"info,omitempty"` // one JSON value, compact, in UTF-8
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Member) Reset() {
+	*x = Member{}
+	mi := &file_client_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Member) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Member) ProtoMessage() {}
+
+func (x *Member) ProtoReflect() protoreflect.Message {
+	mi := &file_client_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Member.ProtoReflect.Descriptor instead.
+func (*Member) Descriptor() ([]byte, []int) {
+	return file_client_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *Member) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *Member) GetConnections() uint64 {
+	if x != nil {
+		return x.Connections
+	}
+	return 0
+}
+
+func (x *Member) GetInfo() []byte {
+	if x != nil {
+		return x.Info
+	}
+	return nil
+}
+
 type Error struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Code          string                 `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
@@ -1865,7 +2081,7 @@ type Error struct {
 
 func (x *Error) Reset() {
 	*x = Error{}
-	mi := &file_client_proto_msgTypes[21]
+	mi := &file_client_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1877,7 +2093,7 @@ func (x *Error) String() string {
 func (*Error) ProtoMessage() {}
 
 func (x *Error) ProtoReflect() protoreflect.Message {
-	mi := &file_client_proto_msgTypes[21]
+	mi := &file_client_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1890,7 +2106,7 @@ func (x *Error) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error.ProtoReflect.Descriptor instead.
 func (*Error) Descriptor() ([]byte, []int) {
-	return file_client_proto_rawDescGZIP(), []int{21}
+	return file_client_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Error) GetCode() string {
@@ -1933,7 +2149,7 @@ type Gap struct {
 
 func (x *Gap) Reset() {
 	*x = Gap{}
-	mi := &file_client_proto_msgTypes[22]
+	mi := &file_client_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1945,7 +2161,7 @@ func (x *Gap) String() string {
 func (*Gap) ProtoMessage() {}
 
 func (x *Gap) ProtoReflect() protoreflect.Message {
-	mi := &file_client_proto_msgTypes[22]
+	mi := &file_client_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1958,7 +2174,7 @@ func (x *Gap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Gap.ProtoReflect.Descriptor instead.
 func (*Gap) Descriptor() ([]byte, []int) {
-	return file_client_proto_rawDescGZIP(), []int{22}
+	return file_client_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Gap) GetRoom() string {
@@ -1998,7 +2214,7 @@ type Expiring struct {
 
 func (x *Expiring) Reset() {
 	*x = Expiring{}
-	mi := &file_client_proto_msgTypes[23]
+	mi := &file_client_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2010,7 +2226,7 @@ func (x *Expiring) String() string {
 func (*Expiring) ProtoMessage() {}
 
 func (x *Expiring) ProtoReflect() protoreflect.Message {
-	mi := &file_client_proto_msgTypes[23]
+	mi := &file_client_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2023,7 +2239,7 @@ func (x *Expiring) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Expiring.ProtoReflect.Descriptor instead.
 func (*Expiring) Descriptor() ([]byte, []int) {
-	return file_client_proto_rawDescGZIP(), []int{23}
+	return file_client_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Expiring) GetSeconds() int64 {
@@ -2060,13 +2276,14 @@ const file_client_proto_rawDesc = "" +
 	"\aaway_ms\x18\x04 \x01(\x04R\x06awayMs\"Q\n" +
 	"\tSubscribe\x12+\n" +
 	"\x05rooms\x18\x01 \x03(\v2\x15.nabat.v1.RoomRequestR\x05rooms\x12\x17\n" +
-	"\aaway_ms\x18\x02 \x01(\x04R\x06awayMs\"}\n" +
+	"\aaway_ms\x18\x02 \x01(\x04R\x06awayMs\"\x99\x01\n" +
 	"\vRoomRequest\x12\x12\n" +
 	"\x04room\x18\x01 \x01(\tR\x04room\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\tR\x05epoch\x12\x16\n" +
 	"\x06offset\x18\x03 \x01(\x04R\x06offset\x12\x14\n" +
 	"\x05since\x18\x04 \x01(\tR\x05since\x12\x16\n" +
-	"\x06latest\x18\x05 \x01(\bR\x06latest\"#\n" +
+	"\x06latest\x18\x05 \x01(\bR\x06latest\x12\x1a\n" +
+	"\bpresence\x18\x06 \x01(\bR\bpresence\"#\n" +
 	"\vUnsubscribe\x12\x14\n" +
 	"\x05rooms\x18\x01 \x03(\tR\x05rooms\"\xb2\x01\n" +
 	"\aPublish\x12\x12\n" +
@@ -2086,9 +2303,12 @@ const file_client_proto_rawDesc = "" +
 	"\x05limit\x18\x02 \x01(\x04R\x05limit\x12\x16\n" +
 	"\x06before\x18\x03 \x01(\x04R\x06before\x12\x19\n" +
 	"\x05after\x18\x04 \x01(\x04H\x00R\x05after\x88\x01\x01B\b\n" +
-	"\x06_after\"\n" +
-	"\n" +
-	"\bPresence\"k\n" +
+	"\x06_after\"Y\n" +
+	"\bPresence\x12\x12\n" +
+	"\x04room\x18\x01 \x01(\tR\x04room\x12\x19\n" +
+	"\x05limit\x18\x02 \x01(\x04H\x00R\x05limit\x88\x01\x01\x12\x14\n" +
+	"\x05after\x18\x03 \x01(\tR\x05afterB\b\n" +
+	"\x06_limit\"k\n" +
 	"\x03Rpc\x12\x16\n" +
 	"\x06method\x18\x01 \x01(\tR\x06method\x12\x14\n" +
 	"\x04json\x18\x02 \x01(\fH\x00R\x04json\x12\x14\n" +
@@ -2096,7 +2316,7 @@ const file_client_proto_rawDesc = "" +
 	"\x06binary\x18\x04 \x01(\fH\x00R\x06binaryB\x06\n" +
 	"\x04body\"\x06\n" +
 	"\x04Ping\"\x06\n" +
-	"\x04Pong\"\xee\x05\n" +
+	"\x04Pong\"\xa5\x06\n" +
 	"\x06Object\x12\x13\n" +
 	"\x02id\x18\x01 \x01(\x04H\x01R\x02id\x88\x01\x01\x12-\n" +
 	"\amessage\x18\x02 \x01(\v2\x11.nabat.v1.MessageH\x00R\amessage\x123\n" +
@@ -2107,7 +2327,8 @@ const file_client_proto_rawDesc = "" +
 	"\funsubscribed\x18\x05 \x01(\v2\x16.nabat.v1.UnsubscribedH\x00R\funsubscribed\x122\n" +
 	"\tpublished\x18\x06 \x01(\v2\x12.nabat.v1.PositionH\x00R\tpublished\x12*\n" +
 	"\x06authed\x18\a \x01(\v2\x10.nabat.v1.AuthedH\x00R\x06authed\x121\n" +
-	"\ahistory\x18\b \x01(\v2\x15.nabat.v1.HistoryPageH\x00R\ahistory\x12-\n" +
+	"\ahistory\x18\b \x01(\v2\x15.nabat.v1.HistoryPageH\x00R\ahistory\x125\n" +
+	"\bpresence\x18\t \x01(\v2\x17.nabat.v1.PresenceStateH\x00R\bpresence\x12-\n" +
 	"\x06result\x18\n" +
 	" \x01(\v2\x13.nabat.v1.RpcResultH\x00R\x06result\x12$\n" +
 	"\x04pong\x18\v \x01(\v2\x0e.nabat.v1.PongH\x00R\x04pong\x12'\n" +
@@ -2161,7 +2382,21 @@ const file_client_proto_rawDesc = "" +
 	"\x04json\x18\x01 \x01(\fH\x00R\x04json\x12\x14\n" +
 	"\x04text\x18\x02 \x01(\tH\x00R\x04text\x12\x18\n" +
 	"\x06binary\x18\x03 \x01(\fH\x00R\x06binaryB\x06\n" +
-	"\x04body\"h\n" +
+	"\x04body\"\x9b\x02\n" +
+	"\rPresenceState\x12\x12\n" +
+	"\x04room\x18\x01 \x01(\tR\x04room\x12\x14\n" +
+	"\x05users\x18\x02 \x01(\x04R\x05users\x12\x1c\n" +
+	"\tanonymous\x18\x03 \x01(\x04R\tanonymous\x12 \n" +
+	"\vconnections\x18\x04 \x01(\x04R\vconnections\x12*\n" +
+	"\amembers\x18\x05 \x03(\v2\x10.nabat.v1.MemberR\amembers\x12\x12\n" +
+	"\x04next\x18\x06 \x01(\tR\x04next\x12$\n" +
+	"\x04join\x18\a \x03(\v2\x10.nabat.v1.MemberR\x04join\x12&\n" +
+	"\x05leave\x18\b \x03(\v2\x10.nabat.v1.MemberR\x05leave\x12\x12\n" +
+	"\x04lost\x18\t \x01(\bR\x04lost\"R\n" +
+	"\x06Member\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\x12 \n" +
+	"\vconnections\x18\x02 \x01(\x04R\vconnections\x12\x12\n" +
+	"\x04info\x18\x03 \x01(\fR\x04info\"h\n" +
 	"\x05Error\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x19\n" +
@@ -2187,32 +2422,34 @@ func file_client_proto_rawDescGZIP() []byte {
 	return file_client_proto_rawDescData
 }
 
-var file_client_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_client_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_client_proto_goTypes = []any{
-	(*Command)(nil),      // 0: nabat.v1.Command
-	(*Connect)(nil),      // 1: nabat.v1.Connect
-	(*Subscribe)(nil),    // 2: nabat.v1.Subscribe
-	(*RoomRequest)(nil),  // 3: nabat.v1.RoomRequest
-	(*Unsubscribe)(nil),  // 4: nabat.v1.Unsubscribe
-	(*Publish)(nil),      // 5: nabat.v1.Publish
-	(*Auth)(nil),         // 6: nabat.v1.Auth
-	(*History)(nil),      // 7: nabat.v1.History
-	(*Presence)(nil),     // 8: nabat.v1.Presence
-	(*Rpc)(nil),          // 9: nabat.v1.Rpc
-	(*Ping)(nil),         // 10: nabat.v1.Ping
-	(*Pong)(nil),         // 11: nabat.v1.Pong
-	(*Object)(nil),       // 12: nabat.v1.Object
-	(*Message)(nil),      // 13: nabat.v1.Message
-	(*Position)(nil),     // 14: nabat.v1.Position
-	(*Connected)(nil),    // 15: nabat.v1.Connected
-	(*Subscribed)(nil),   // 16: nabat.v1.Subscribed
-	(*Unsubscribed)(nil), // 17: nabat.v1.Unsubscribed
-	(*Authed)(nil),       // 18: nabat.v1.Authed
-	(*HistoryPage)(nil),  // 19: nabat.v1.HistoryPage
-	(*RpcResult)(nil),    // 20: nabat.v1.RpcResult
-	(*Error)(nil),        // 21: nabat.v1.Error
-	(*Gap)(nil),          // 22: nabat.v1.Gap
-	(*Expiring)(nil),     // 23: nabat.v1.Expiring
+	(*Command)(nil),       // 0: nabat.v1.Command
+	(*Connect)(nil),       // 1: nabat.v1.Connect
+	(*Subscribe)(nil),     // 2: nabat.v1.Subscribe
+	(*RoomRequest)(nil),   // 3: nabat.v1.RoomRequest
+	(*Unsubscribe)(nil),   // 4: nabat.v1.Unsubscribe
+	(*Publish)(nil),       // 5: nabat.v1.Publish
+	(*Auth)(nil),          // 6: nabat.v1.Auth
+	(*History)(nil),       // 7: nabat.v1.History
+	(*Presence)(nil),      // 8: nabat.v1.Presence
+	(*Rpc)(nil),           // 9: nabat.v1.Rpc
+	(*Ping)(nil),          // 10: nabat.v1.Ping
+	(*Pong)(nil),          // 11: nabat.v1.Pong
+	(*Object)(nil),        // 12: nabat.v1.Object
+	(*Message)(nil),       // 13: nabat.v1.Message
+	(*Position)(nil),      // 14: nabat.v1.Position
+	(*Connected)(nil),     // 15: nabat.v1.Connected
+	(*Subscribed)(nil),    // 16: nabat.v1.Subscribed
+	(*Unsubscribed)(nil),  // 17: nabat.v1.Unsubscribed
+	(*Authed)(nil),        // 18: nabat.v1.Authed
+	(*HistoryPage)(nil),   // 19: nabat.v1.HistoryPage
+	(*RpcResult)(nil),     // 20: nabat.v1.RpcResult
+	(*PresenceState)(nil), // 21: nabat.v1.PresenceState
+	(*Member)(nil),        // 22: nabat.v1.Member
+	(*Error)(nil),         // 23: nabat.v1.Error
+	(*Gap)(nil),           // 24: nabat.v1.Gap
+	(*Expiring)(nil),      // 25: nabat.v1.Expiring
 }
 var file_client_proto_depIdxs = []int32{
 	1,  // 0: nabat.v1.Command.connect:type_name -> nabat.v1.Connect
@@ -2234,22 +2471,26 @@ var file_client_proto_depIdxs = []int32{
 	14, // 16: nabat.v1.Object.published:type_name -> nabat.v1.Position
 	18, // 17: nabat.v1.Object.authed:type_name -> nabat.v1.Authed
 	19, // 18: nabat.v1.Object.history:type_name -> nabat.v1.HistoryPage
-	20, // 19: nabat.v1.Object.result:type_name -> nabat.v1.RpcResult
-	11, // 20: nabat.v1.Object.pong:type_name -> nabat.v1.Pong
-	21, // 21: nabat.v1.Object.error:type_name -> nabat.v1.Error
-	22, // 22: nabat.v1.Object.gap:type_name -> nabat.v1.Gap
-	14, // 23: nabat.v1.Object.reset:type_name -> nabat.v1.Position
-	14, // 24: nabat.v1.Object.lagging:type_name -> nabat.v1.Position
-	23, // 25: nabat.v1.Object.expiring:type_name -> nabat.v1.Expiring
-	10, // 26: nabat.v1.Object.ping:type_name -> nabat.v1.Ping
-	14, // 27: nabat.v1.Connected.rooms:type_name -> nabat.v1.Position
-	14, // 28: nabat.v1.Subscribed.rooms:type_name -> nabat.v1.Position
-	13, // 29: nabat.v1.HistoryPage.messages:type_name -> nabat.v1.Message
-	30, // [30:30] is the sub-list for method output_type
-	30, // [30:30] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	21, // 19: nabat.v1.Object.presence:type_name -> nabat.v1.PresenceState
+	20, // 20: nabat.v1.Object.result:type_name -> nabat.v1.RpcResult
+	11, // 21: nabat.v1.Object.pong:type_name -> nabat.v1.Pong
+	23, // 22: nabat.v1.Object.error:type_name -> nabat.v1.Error
+	24, // 23: nabat.v1.Object.gap:type_name -> nabat.v1.Gap
+	14, // 24: nabat.v1.Object.reset:type_name -> nabat.v1.Position
+	14, // 25: nabat.v1.Object.lagging:type_name -> nabat.v1.Position
+	25, // 26: nabat.v1.Object.expiring:type_name -> nabat.v1.Expiring
+	10, // 27: nabat.v1.Object.ping:type_name -> nabat.v1.Ping
+	14, // 28: nabat.v1.Connected.rooms:type_name -> nabat.v1.Position
+	14, // 29: nabat.v1.Subscribed.rooms:type_name -> nabat.v1.Position
+	13, // 30: nabat.v1.HistoryPage.messages:type_name -> nabat.v1.Message
+	22, // 31: nabat.v1.PresenceState.members:type_name -> nabat.v1.Member
+	22, // 32: nabat.v1.PresenceState.join:type_name -> nabat.v1.Member
+	22, // 33: nabat.v1.PresenceState.leave:type_name -> nabat.v1.Member
+	34, // [34:34] is the sub-list for method output_type
+	34, // [34:34] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_client_proto_init() }
@@ -2275,6 +2516,7 @@ func file_client_proto_init() {
 		(*Publish_Binary)(nil),
 	}
 	file_client_proto_msgTypes[7].OneofWrappers = []any{}
+	file_client_proto_msgTypes[8].OneofWrappers = []any{}
 	file_client_proto_msgTypes[9].OneofWrappers = []any{
 		(*Rpc_Json)(nil),
 		(*Rpc_Text)(nil),
@@ -2288,6 +2530,7 @@ func file_client_proto_init() {
 		(*Object_Published)(nil),
 		(*Object_Authed)(nil),
 		(*Object_History)(nil),
+		(*Object_Presence)(nil),
 		(*Object_Result)(nil),
 		(*Object_Pong)(nil),
 		(*Object_Error)(nil),
@@ -2314,7 +2557,7 @@ func file_client_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_client_proto_rawDesc), len(file_client_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   24,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -150,13 +150,41 @@ func fromJSON(text string, into proto.Message) error {
 		}
 	}
 	if o["presence"] != nil {
-		o["presence"] = json.RawMessage("{}") // nothing is in it yet
+		presence, err := infoBytes(o["presence"])
+		if err != nil {
+			return err
+		}
+		o["presence"] = presence
 	}
 	all, err := marshal(o)
 	if err != nil {
 		return err
 	}
 	return protojson.Unmarshal(all, into)
+}
+
+// infoBytes makes the information of members bytes.
+func infoBytes(presence json.RawMessage) (json.RawMessage, error) {
+	var fields map[string]json.RawMessage
+	if err := json.Unmarshal(presence, &fields); err != nil {
+		return nil, err
+	}
+	for _, key := range []string{"members", "join", "leave"} {
+		var list []map[string]json.RawMessage
+		if fields[key] == nil {
+			continue
+		}
+		if err := json.Unmarshal(fields[key], &list); err != nil {
+			return nil, err
+		}
+		for _, m := range list {
+			if m["info"] != nil {
+				m["info"], _ = json.Marshal([]byte(m["info"]))
+			}
+		}
+		fields[key], _ = marshal(list)
+	}
+	return marshal(fields)
 }
 
 // rename gives fields their names in client.proto, given in pairs, and makes JSON

@@ -139,6 +139,9 @@ var byCode = func() map[Code]*Entry {
 	return m
 }()
 
+// Known reports whether c is a code of the table.
+func (c Code) Known() bool { return byCode[c] != nil }
+
 // HTTPStatus is the status of a request refused with c.
 func (c Code) HTTPStatus() int {
 	if e := byCode[c]; e != nil {

@@ -51,6 +51,8 @@ type RoomRequest struct {
 	Offset uint64
 	Since  string // a duration such as 10m, or a time (RFC 3339): everything since
 	Latest bool   // the newest message first
+
+	Presence bool // who comes and leaves is wanted, too
 }
 
 // HistoryRequest is what a history command asks for: the messages before or
@@ -84,6 +86,7 @@ type Command struct {
 	Publish  Publication
 	History  HistoryRequest
 	Call     Call
+	Presence PresenceRequest
 
 	body []byte
 }
@@ -265,12 +268,10 @@ func (p *parser) verb(c *Command, name string) *Error {
 		return p.history(c)
 	case RPC:
 		return p.call(c)
+	case Presence:
+		return p.presence(&c.Presence)
 	}
-	// Presence is read only so far as to be JSON.
-	if _, err := p.ReadValue(); err != nil {
-		return p.syntax(err)
-	}
-	return nil
+	return bad("%s is no verb", name) // the table of verbs has no other
 }
 
 func (p *parser) list(what string, element func() *Error) *Error {
@@ -311,6 +312,8 @@ func (p *parser) rooms(c *Command, verb string) *Error {
 				return p.text(what, &r.Since)
 			case "latest":
 				return p.flag(what, &r.Latest)
+			case "presence":
+				return p.flag(what, &r.Presence)
 			}
 			return bad("an entry of %s.rooms has no field %q", verb, clip(key))
 		})

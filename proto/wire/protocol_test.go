@@ -116,8 +116,8 @@ func TestTheCommandsOfTheTextAreAccepted(t *testing.T) {
 		seen[c.Verb] = true
 	}
 	for name, verb := range verbs {
-		if later := verb == Presence; seen[verb] == later {
-			t.Errorf("%s: an example is there: %v", name, seen[verb])
+		if !seen[verb] {
+			t.Errorf("%s: no example is there", name)
 		}
 	}
 }

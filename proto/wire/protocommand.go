@@ -182,11 +182,12 @@ func (f field) verb(c *Command) *Error {
 		return f.history(&c.History)
 	case RPC:
 		return f.call(c)
+	case Presence:
+		return f.presence(&c.Presence)
 	case Ping, Pong:
 		return f.message(c.Verb.String(), 0, func(f field) *Error { return f.unknown(c.Verb.String()) })
 	}
-	// Presence is read only so far as to be a message.
-	return f.message(c.Verb.String(), 0, func(field) *Error { return nil })
+	return bad("%s is no verb", c.Verb) // there is no other number
 }
 
 func (f field) room(c *Command, verb string) *Error {
@@ -204,6 +205,8 @@ func (f field) room(c *Command, verb string) *Error {
 			return f.text(verb+".rooms.since", &r.Since)
 		case 5:
 			return f.flag(verb+".rooms.latest", &r.Latest)
+		case 6:
+			return f.flag(verb+".rooms.presence", &r.Presence)
 		}
 		return f.unknown(what)
 	})

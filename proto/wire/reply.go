@@ -15,7 +15,8 @@ type Object struct {
 
 // Value is what an object holds under its kind. The types of this package that
 // have its methods are all there are: Connected, Subscribed, Unsubscribed,
-// Published, Authed, Ponged, Error, Page, Result, Gap, Reset, Lagging and Expiring.
+// Published, Authed, Ponged, Error, Page, Result, PresencePage, PresenceChange, Gap,
+// Reset, Lagging and Expiring.
 type Value interface {
 	kind() kind
 	appendJSON(dst []byte) []byte  // the object under the kind

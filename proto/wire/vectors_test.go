@@ -80,12 +80,44 @@ func (v *objectVector) value() (Value, error) {
 	case "result":
 		m, err := readMessage(v.Value)
 		return &Result{m.Kind, m.Body}, err
+	case "presence":
+		return v.presence(decode)
 	case "expiring":
 		var e struct{ In int64 }
 		err := decode(&e)
 		return Expiring{e.In}, err
 	}
 	return nil, fmt.Errorf("there is no kind %q", v.Kind)
+}
+
+// presence is a page where there are members, else a change.
+func (v *objectVector) presence(decode func(any) error) (Value, error) {
+	type member struct {
+		User        string
+		Connections uint64
+		Info        json.RawMessage
+	}
+	var in struct {
+		Room, Next                    string
+		Users, Anonymous, Connections uint64
+		Members, Join, Leave          []member
+		Lost                          bool
+	}
+	err := decode(&in)
+	list := func(from []member) (to []Member) {
+		for _, m := range from {
+			one := Member{User: m.User, Connections: m.Connections}
+			if m.Info != nil {
+				_, one.Info = Classify(m.Info, "json") // compact
+			}
+			to = append(to, one)
+		}
+		return to
+	}
+	if in.Members != nil {
+		return &PresencePage{in.Room, in.Users, in.Anonymous, in.Connections, list(in.Members), in.Next}, err
+	}
+	return &PresenceChange{in.Room, list(in.Join), list(in.Leave), in.Users, in.Anonymous, in.Lost}, err
 }
 
 func (v *objectVector) page(decode func(any) error) (Value, error) {
@@ -134,7 +166,7 @@ func TestReplyAndNoticeVectors(t *testing.T) {
 		}
 	}
 	for _, kind := range []string{"connected", "subscribed", "unsubscribed", "published", "authed", "pong", "error", "gap", "expiring",
-		"history", "result", "lagging", "reset"} {
+		"history", "result", "presence", "lagging", "reset"} {
 		if !kinds[kind] {
 			t.Errorf("no vector of %s", kind)
 		}

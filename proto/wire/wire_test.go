@@ -60,7 +60,11 @@ type commandVector struct {
 	Wants                                             []RoomRequest
 	AwayMS                                            uint64 `json:"away_ms"`
 	Method                                            string
-	History                                           *struct {
+	Presence                                          *struct {
+		Room, After string
+		Limit       *uint64
+	}
+	History *struct {
 		Room          string
 		Limit, Before uint64
 		After         *uint64
@@ -77,6 +81,18 @@ func (v *commandVector) history() (h HistoryRequest) {
 		h.After, h.IsAfter = *v.History.After, true
 	}
 	return h
+}
+
+// presence is what the vector says that the command asks for.
+func (v *commandVector) presence() (r PresenceRequest) {
+	if v.Presence == nil {
+		return r
+	}
+	r.Room, r.After = v.Presence.Room, v.Presence.After
+	if v.Presence.Limit != nil {
+		r.Limit, r.HasLimit = *v.Presence.Limit, true
+	}
+	return r
 }
 
 func TestCommandVectors(t *testing.T) {
@@ -108,6 +124,9 @@ func TestCommandVectors(t *testing.T) {
 			}
 			if v.Wants != nil && !slices.Equal(c.Rooms, v.Wants) {
 				t.Errorf("wants %+v", c.Rooms)
+			}
+			if c.Presence != v.presence() {
+				t.Errorf("presence %+v", c.Presence)
 			}
 			if c.History != v.history() || c.AwayMS != v.AwayMS {
 				t.Errorf("history %+v, away for %d ms", c.History, c.AwayMS)

@@ -105,6 +105,7 @@ type Message struct {
 	Trace Trace
 
 	notice wire.Value // nil for a message
+	weight int        // of a notice that a bound may drop, as it may a message; 0 for others
 	lazy   [2 * batches]struct {
 		once  sync.Once
 		bytes []byte
@@ -131,6 +132,12 @@ func Notice(room string, notice wire.Value) *Message {
 	return &Message{Message: wire.Message{Room: room}, notice: notice}
 }
 
+// Change makes a notice that comes as often as messages do, and that a bound may
+// drop like one. weight is about its size.
+func Change(room string, notice wire.Value, weight int) *Message {
+	return &Message{Message: wire.Message{Room: room}, notice: notice, weight: max(weight, 1)}
+}
+
 // Mark tells a loop, in the order of a room's messages, where the room stands:
 // what comes behind it is newer than Offset. Epoch is empty where the room has
 // no history, or where it can not be read now.
@@ -148,11 +155,11 @@ func NewMark(room string, m Mark) *Message {
 // Size is what a waiting message weighs, in bytes.
 func (m *Message) Size() int {
 	const overhead = 256 // the struct, and what its encodings add
-	return len(m.Body) + overhead
+	return len(m.Body) + m.weight + overhead
 }
 
-// MustArrive reports that m is a notice or a mark, which no bound may drop.
-func (m *Message) MustArrive() bool { return m.notice != nil || m.Mark != nil }
+// MustArrive reports that m is a notice or a mark which no bound may drop.
+func (m *Message) MustArrive() bool { return m.notice != nil && m.weight == 0 || m.Mark != nil }
 
 // IsNotice reports whether m is a notice and not a publication.
 func (m *Message) IsNotice() bool { return m.notice != nil }

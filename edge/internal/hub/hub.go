@@ -123,8 +123,11 @@ func (h *Hub) HoldAll(id uint32, fn func(member uint32)) {
 	}
 }
 
-// Members calls fn for every member of a room, held or not.
-func (h *Hub) Members(id uint32, fn func(member uint32)) {
+// Members is the number of members of a room, held or not.
+func (h *Hub) Members(id uint32) int { return h.rooms[id].size() }
+
+// EachMember calls fn for every member of a room, held or not.
+func (h *Hub) EachMember(id uint32, fn func(member uint32)) {
 	for member := range h.subs {
 		if h.position(uint32(member), id) >= 0 {
 			fn(uint32(member))

@@ -34,6 +34,7 @@ type Loop struct {
 	Closes       Reasons // connections ended, by code
 	Refusals     Reasons // handshakes and commands refused, by code
 	Notices      Counter // gap, lagging and reset notices sent
+	InfoDropped  Counter // connections whose token tells more than others are shown
 	Conflated    Counter // messages that a newer one of their key overtook
 	Lags         Counter // times that a slow reader fell behind a room with history
 	Resumes      Reasons // clients that came back with a position, by outcome
@@ -124,6 +125,8 @@ type Bus struct {
 	Sweeps     uint64            // reads of a stream as a whole after an outage
 	Replays    uint64            // reads of history for clients
 	Requests   uint64            // all requests to the store
+	Reports    uint64            // reports sent to control
+	Untold     uint64            // events that no report told
 }
 
 type collector struct {
@@ -151,6 +154,9 @@ var help = []struct{ name, text, label string }{
 	{"rpc_waiting", "Calls of backends without a reply yet.", ""},
 	{"drops_total", "Messages that a client should have had and did not get, by reason; each is announced by a gap.", "reason"},
 	{"notices_total", "Gap, lagging and reset notices sent to clients.", ""},
+	{"info_dropped_total", "Connections whose token has more info than others are shown (1 KiB): it is left out.", ""},
+	{"reports_total", "Reports sent to control.", ""},
+	{"report_events_lost_total", "Events of connections that no report told, because NATS was away: control asks for a snapshot.", ""},
 	{"conflated_total", "Messages that a newer one of their key overtook.", ""},
 	{"lags_total", "Times that a slow reader fell behind a room with history.", ""},
 	{"resumes_total", "Clients that came back to a room with a position, by outcome.", "outcome"},
@@ -227,6 +233,8 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	send("history_sweeps_total", prometheus.CounterValue, float64(b.Sweeps))
 	send("history_replays_total", prometheus.CounterValue, float64(b.Replays))
 	send("history_requests_total", prometheus.CounterValue, float64(b.Requests))
+	send("reports_total", prometheus.CounterValue, float64(b.Reports))
+	send("report_events_lost_total", prometheus.CounterValue, float64(b.Untold))
 	z := c.source.Compression()
 	send("compressed_messages_total", prometheus.CounterValue, float64(z.Messages))
 	send("compressed_bytes_before_total", prometheus.CounterValue, float64(z.Before))
@@ -281,6 +289,7 @@ func (c *collector) collectLoops(send func(string, prometheus.ValueType, float64
 	counter("sends_total", func(l *Loop) *Counter { return &l.Sends })
 	counter("published_total", func(l *Loop) *Counter { return &l.Published })
 	counter("notices_total", func(l *Loop) *Counter { return &l.Notices })
+	counter("info_dropped_total", func(l *Loop) *Counter { return &l.InfoDropped })
 	counter("conflated_total", func(l *Loop) *Counter { return &l.Conflated })
 	counter("lags_total", func(l *Loop) *Counter { return &l.Lags })
 	gauge("lagging", func(l *Loop) *Gauge { return &l.Lagging })

@@ -126,8 +126,10 @@ func (c call) run(cmd *wire.Command) {
 		c.history(cmd)
 	case wire.RPC:
 		rpc(c, cmd)
+	case wire.Presence:
+		watching{c}.ask(cmd)
 	default:
-		c.refuse(cmd, &wire.Error{Code: wire.NotYet, Reason: "presence is part of the protocol and not built yet"})
+		c.refuse(cmd, &wire.Error{Code: wire.NotYet, Reason: cmd.Verb.String() + " is part of the protocol and not built yet"})
 	}
 }
 
@@ -214,7 +216,7 @@ func value(n *uint64) uint64 {
 func (c call) wants(cmd *wire.Command) ([]Want, *wire.Error) {
 	list := make([]Want, len(cmd.Rooms))
 	for i, r := range cmd.Rooms {
-		list[i] = Want{Room: r.Room, Epoch: r.Epoch, Offset: r.Offset, Latest: r.Latest, AwayMS: cmd.AwayMS, Previous: cmd.Previous}
+		list[i] = Want{Room: r.Room, Epoch: r.Epoch, Offset: r.Offset, Latest: r.Latest, Presence: r.Presence, AwayMS: cmd.AwayMS, Previous: cmd.Previous}
 		if r.Since == "" {
 			continue
 		}
@@ -281,7 +283,7 @@ func (c call) others(rooms []string) int {
 	in := c.host.Rooms(c.ref)
 	if c.wait != nil {
 		for room, e := range c.wait.joining {
-			if e.live > 0 {
+			if e.live > 0 && !isWatch(room) {
 				in = append(in, room)
 			}
 		}
@@ -311,10 +313,7 @@ func (c call) unsubscribe(cmd *wire.Command) {
 		}
 	}
 	for _, room := range rooms {
-		c.host.Leave(c.ref, room)
-		if e := c.joining(room); e != nil {
-			e.cut(nil)
-		}
+		watching{c}.leave(room)
 	}
 	if cmd.HasID {
 		c.say(id(cmd), wire.Unsubscribed{Rooms: rooms})
@@ -410,7 +409,11 @@ func (c call) auth(cmd *wire.Command) {
 			c.fail(number, err)
 			return
 		}
+		same := shownAs(c.identity, who)
 		c.identity, c.warned = who, false
+		if !same {
+			c.host.Present(c.ref, who)
+		}
 		if number != nil {
 			c.say(number, wire.Authed{User: who.User, Expires: int64(who.Expires)})
 		}
@@ -424,7 +427,7 @@ func (c call) auth(cmd *wire.Command) {
 func (c call) leaveForbidden() {
 	if c.wait != nil {
 		for room, e := range c.wait.joining {
-			if err := maySubscribe(c.host, c.identity, room); err != nil {
+			if err := mayJoin(c.host, c.identity, room); err != nil {
 				if e.tentative {
 					c.host.Leave(c.ref, room)
 				}
@@ -436,7 +439,10 @@ func (c call) leaveForbidden() {
 	for _, room := range c.host.Rooms(c.ref) {
 		if maySubscribe(c.host, c.identity, room) != nil {
 			c.host.Leave(c.ref, room)
+			c.host.Leave(c.ref, subject.Watch(room))
 			lost = append(lost, room)
+		} else if err := maySeePresence(c.host, c.identity, room); err != nil && c.host.Leave(c.ref, subject.Watch(room)) {
+			c.fail(nil, err)
 		}
 	}
 	if len(lost) > 0 {

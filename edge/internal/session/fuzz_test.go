@@ -73,6 +73,8 @@ func (c *client) command(verb, a, b byte) string {
 		fmt.Sprintf(`"auth":{"token":%q}`, token),
 		`"ping":{}`,
 		`"history":{}`,
+		fmt.Sprintf(`"subscribe":{"rooms":[{"room":%q,"presence":true},{"room":%q}]}`, first, second),
+		fmt.Sprintf(`"presence":{"room":%q}`, first),
 		`"auth":{}`,
 		`"nonsense":{}`,
 	}
@@ -84,9 +86,9 @@ func (c *client) command(verb, a, b byte) string {
 func fuzzHost() *host {
 	h := newHost()
 	h.limits = Limits{MaxRooms: 4, MaxBadCommands: 3, MaxInFlight: 5, MaxPublishBytes: 16, ConnectTimeout: 10, ExpiryWarning: 20}
-	h.policies.Rooms = []policy.Policy{{Match: ">", Publish: true, Anonymous: policy.Anonymous{Subscribe: true, Publish: true}}, {Match: "shut"}}
+	h.policies.Rooms = []policy.Policy{{Match: ">", Publish: true, Anonymous: policy.Anonymous{Subscribe: true, Publish: true}, Presence: &policy.Presence{Anonymous: true}}, {Match: "shut"}}
 	h.tokens = map[string]*Identity{
-		"T1":    {User: "alice", Expires: 1040, Grant: &grant.Grant{Subscribe: []string{">"}, Publish: []string{">"}}},
+		"T1":    {User: "alice", Expires: 1040, Grant: &grant.Grant{Subscribe: []string{">"}, Publish: []string{">"}, Presence: []string{">"}}},
 		"T2":    {User: "alice", Expires: 1100, Grant: &grant.Grant{Subscribe: []string{"a", "x.*"}, Deny: []string{"x.2"}, Rooms: []string{"c"}}},
 		"T3":    {User: "alice", Grant: &grant.Grant{Subscribe: []string{"a", "b"}, Rooms: []string{"d", "a"}}},
 		"other": {User: "bob", Grant: &grant.Grant{Subscribe: []string{">"}}},

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"nabat/proto/policy"
+	"nabat/proto/subject"
 	"nabat/proto/wire"
 )
 
@@ -30,6 +31,8 @@ type host struct {
 	ended       bool            // the session has closed the connection
 	sent        func(object []byte)
 	refused     wire.Code // counted, and not sent yet
+	shown       bool      // Present was called
+	shownAs     *Identity // with that
 	out         strings.Builder
 	faults      []string // calls that break the contract
 }
@@ -96,8 +99,32 @@ func (h *host) Elapsed() int64                    { return h.elapsed }
 func (h *host) Now() int64                        { return h.now }
 func (h *host) Policy(room string) *policy.Policy { return h.policies.For(room) }
 func (h *host) Name(Ref) (string, string)         { return "c1", "edge-0" }
-func (h *host) Rooms(Ref) []string                { return slices.Sorted(maps.Keys(h.members)) }
-func (h *host) RoomCount(Ref) int                 { return len(h.members) }
+func (h *host) RoomCount(Ref) int                 { return len(h.Rooms(Ref{})) }
+func (h *host) Rooms(Ref) []string {
+	return slices.DeleteFunc(slices.Sorted(maps.Keys(h.members)), isWatch)
+}
+
+// Present is in scripts whose tokens have information; check holds all others.
+func (h *host) Present(_ Ref, id *Identity) {
+	if h.ended {
+		h.fault("present after close")
+	}
+	h.shown, h.shownAs = true, id
+	if info := id.info(); len(info) > 0 {
+		h.asked("present %s %s", id.User, info)
+	}
+}
+
+func (h *host) Presence(_ Ref, q wire.PresenceRequest, done func(*wire.PresencePage, *wire.Error)) {
+	h.asked("presence %s limit %d after %q", q.Room, q.Size(), q.After)
+	h.ask("presence", q.Room, func(code string) {
+		if code != "" {
+			done(nil, refusal(code))
+			return
+		}
+		done(&wire.PresencePage{Room: q.Room, Users: 1, Connections: 2, Members: []wire.Member{{User: "alice", Connections: 2}}}, nil)
+	})
+}
 
 func (h *host) Verify(_ Ref, token string, done func(*Identity, *wire.Error)) {
 	h.asked("verify %s", token)
@@ -284,8 +311,11 @@ func (h *host) advance(seconds int64) {
 // check adds what must be true between any two events.
 func (h *host) check() []string {
 	s := h.session
-	if len(h.members) > h.limits.MaxRooms {
-		h.fault("%d rooms", len(h.members))
+	if n := h.RoomCount(Ref{}); n > h.limits.MaxRooms {
+		h.fault("%d rooms", n)
+	}
+	if s.state == connected && (!h.shown || !shownAs(h.shownAs, s.identity)) {
+		h.fault("connected as %+v, shown as %+v (%v)", s.identity, h.shownAs, h.shown)
 	}
 	if who := s.identity; who != nil && h.seated && h.seat != who.User {
 		h.fault("speaks for %s, and is counted for %q", who.User, h.seat)
@@ -304,8 +334,11 @@ func (h *host) check() []string {
 	}
 	c := call{s, h, Ref{}, &h.limits}
 	for room := range h.members {
-		if err := maySubscribe(c.host, s.identity, room); err != nil && s.state == connected {
+		if err := mayJoin(c.host, s.identity, room); err != nil && s.state == connected {
 			h.fault("in %s: %v", room, err)
+		}
+		if watched, ok := subject.Watched(room); ok && !h.members[watched] && s.state == connected && len(h.pending) == 0 {
+			h.fault("watches %s without being in it", watched)
 		}
 	}
 	return h.faults

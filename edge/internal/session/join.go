@@ -38,6 +38,7 @@ func (c call) join(rooms []Want, done func([]wire.Position, *wire.Error)) {
 		done(nil, nil)
 		return
 	}
+	rooms = withWatches(rooms)
 	j := &join{call: c, rooms: rooms, places: make([]wire.Position, len(rooms)), marks: make([]int, len(rooms)), left: len(rooms), done: done}
 	for i, want := range rooms {
 		j.marks[i] = c.claim(want.Room)
@@ -98,7 +99,9 @@ func (j *join) finish() {
 			e.live--
 			if j.failed == nil {
 				e.tentative = false
-				in = append(in, j.places[i])
+				if !isWatch(room) {
+					in = append(in, j.places[i])
+				}
 			}
 		}
 		if e.tentative && e.live == 0 {

@@ -27,13 +27,13 @@ var rewrite = flag.Bool("rewrite", false, "write what the scripts print into the
 //	shared-rate over|within
 //	open-rpc PATTERN …                    methods for clients without a token
 //	full     USER …                       the edge counts no more connections of these
-//	policy   PATTERN [publish] [anonymous-subscribe] [anonymous-publish]
-//	token    NAME user=U [expires=1100] [subscribe=P,P] [publish=P] [history=P] [rpc=P] [deny=P] [rooms=R,R]
+//	policy   PATTERN [publish] [anonymous-subscribe] [anonymous-publish] [presence] [anonymous-presence]
+//	token    NAME user=U [expires=1100] [subscribe=P,P] [publish=P] [history=P] [rpc=P] [presence=P] [deny=P] [rooms=R,R] [info=JSON]
 //	at-once  [verify] [join] [publish]    the host answers these within the call
 //	admit    [token=NAME] [ROOM …]        what a request would be told before it is answered
 //	open     [token=NAME] [ROOM …]        the connection is there
 //	recv     OBJECT                       from the client
-//	answer   verify|join|publish|history|call WHAT [CODE]    an error if there is a code
+//	answer   verify|join|publish|history|call|presence WHAT [CODE]    an error if there is a code
 //	clock    +SECONDS                     it begins at 1000; +200ms moves only the clock of the rates
 //	state                                 print the session's own
 func TestScripts(t *testing.T) {
@@ -119,6 +119,10 @@ func (h *host) input(line string) error {
 				p.Anonymous.Subscribe = true
 			case "anonymous-publish":
 				p.Anonymous.Publish = true
+			case "presence":
+				p.Presence = &policy.Presence{}
+			case "anonymous-presence":
+				p.Presence = &policy.Presence{Anonymous: true}
 			default:
 				return fmt.Errorf("policy: %q", w)
 			}
@@ -244,6 +248,10 @@ func (h *host) setToken(words []string) error {
 			id.Grant.Subscribe = list
 		case "publish":
 			id.Grant.Publish = list
+		case "presence":
+			id.Grant.Presence = list
+		case "info":
+			id.Grant.Info = []byte(value)
 		case "deny":
 			id.Grant.Deny = list
 		case "rooms":

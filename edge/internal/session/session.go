@@ -52,9 +52,15 @@ type Host interface {
 	Start(ref Ref, rooms []wire.Position)
 	// Leave ends a membership and reports whether there was one.
 	Leave(ref Ref, room string) bool
-	// Rooms lists the rooms that the connection is in, in no order.
+	// Present says for whom a connection speaks: when it has connected, and when a
+	// new token shows others something else. nil is an anonymous client.
+	Present(ref Ref, id *Identity)
+	// Presence asks who is in a room.
+	Presence(ref Ref, q wire.PresenceRequest, done func(*wire.PresencePage, *wire.Error))
+	// Rooms lists the rooms that the connection is in, in no order, without those
+	// that it watches.
 	Rooms(ref Ref) []string
-	// RoomCount is the number of rooms that the connection is in.
+	// RoomCount is the number of those rooms.
 	RoomCount(ref Ref) int
 	// Publish sends to NATS and says where the message stands in its room. p is
 	// valid during the call only.
@@ -87,6 +93,8 @@ type Want struct {
 	Latest bool  // the newest message first
 	Since  int64 // unix milliseconds: everything since; 0 for none
 	AwayMS uint64
+	// Presence asks for the comings and goings of members, too.
+	Presence bool
 	// Previous is the connection that the client had before: what was not meant
 	// for that one is not meant for it.
 	Previous string
@@ -234,6 +242,7 @@ func (c call) enter(id *uint64, rooms []Want) {
 			return
 		}
 		c.state = connected
+		c.host.Present(c.ref, c.identity)
 		hello := wire.Connected{Rooms: in}
 		hello.Session, hello.Node = c.host.Name(c.ref)
 		if c.identity != nil {
@@ -276,6 +285,11 @@ func (c call) checkRooms(id *Identity, rooms []Want, have int) *wire.Error {
 		}
 		if err := maySubscribe(c.host, id, want.Room); err != nil {
 			return err
+		}
+		if want.Presence {
+			if err := maySeePresence(c.host, id, want.Room); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

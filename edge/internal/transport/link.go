@@ -30,8 +30,9 @@ type Env struct {
 	Limits  *Limits
 	// Deflater compresses for those who negotiated it; nil: nobody may.
 	Deflater *frame.Deflater
-	// Leave ends the connection's memberships; called once, before it closes.
-	Leave func(ref loop.Ref)
+	// Leave ends the connection's memberships; called once, before it closes, with
+	// the reason in metrics.
+	Leave func(ref loop.Ref, label string)
 	// Gap tells one connection that these rooms lost messages.
 	Gap func(ref loop.Ref, rooms []uint32)
 	// Lag makes a connection catch up with a room later.
@@ -136,7 +137,7 @@ func (l *Link) End(label string) {
 		return
 	}
 	if !l.Closing {
-		l.Env.Leave(l.Out.ref)
+		l.Env.Leave(l.Out.ref, label)
 		l.Closing = true
 	}
 	if label != "" {
@@ -153,7 +154,7 @@ func (l *Link) Begin(label string) bool {
 	if l.Closing || l.Out.Closed() {
 		return false
 	}
-	l.Env.Leave(l.Out.ref)
+	l.Env.Leave(l.Out.ref, label)
 	l.Closing = true
 	l.wakeAt = l.Env.Loop.Now().Add(l.Env.Limits.CloseTimeout).UnixMilli()
 	l.Env.Counts.Closes.Add(label, 1)

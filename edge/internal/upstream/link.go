@@ -38,6 +38,7 @@ type link struct {
 	bySubject map[string]*room
 	list      []*frame.Message
 	loops     []uint64
+	counted   []string // rooms that had messages since Upstream.Counted
 	whole     continuity
 	nextSweep time.Time
 	losses    losses
@@ -200,6 +201,10 @@ func (l *link) put(m *frame.Message, loops uint64) {
 }
 
 func (l *link) gap(r *room, g wire.Gap) {
+	if r.source.watched != "" {
+		l.put(missed(r), r.loops)
+		return
+	}
 	g.Room = r.name
 	l.put(frame.Notice(r.name, g), r.loops)
 }
@@ -214,10 +219,13 @@ func (l *link) take(m *nats.Msg) {
 		l.ears.take(r, m)
 	case r.chain != nil:
 		l.takeStored(r, m)
+	case r.source.watched != "":
+		r.takeChange(l, m)
 	case r.loops != 0:
 		shown, _ := decode(r.name, m.Header, m.Data)
 		shown.Deflater = r.source.deflate
 		l.u.trace(shown, m.Header)
+		r.count(l)
 		l.put(shown, r.loops)
 	}
 }

@@ -27,6 +27,9 @@ type room struct {
 	ready  bool   // where the room stands is known, or known to be unknown
 	idle   time.Time
 
+	messages uint64 // handed out since the room was opened
+	counted  bool   // on the link's list of rooms that had some
+
 	// Of a room with history; chain is nil for others.
 	chain    *resume.Chain[*frame.Message]
 	pulse    *pulse
@@ -51,15 +54,23 @@ type source struct {
 	stream  policy.Stream
 	kept    policy.History
 	deflate *frame.Deflater // nil: not compressed
+	watched string          // the room of which this is the watch; empty for rooms
 }
 
 func (s *source) hasHistory() bool { return s.stream.Name != "" }
 
 func (l *link) sourceOf(name string) (source, error) {
 	o := &l.u.opts
+	watched, watch := isWatch(name)
+	if watch {
+		name = watched
+	}
 	subj, err := subject.Encode(o.Prefix, name)
 	if err != nil {
 		return source{}, err
+	}
+	if watch {
+		return watchSource(watched, subj[len(o.Prefix):]), nil
 	}
 	s := source{subject: subj, stored: subj}
 	p := o.Policy(name)
@@ -282,6 +293,9 @@ func (l *link) emit(r *room, list []resume.Entry[*frame.Message]) {
 		r.recent.push(e)
 		if r.repeated(m) {
 			m = m.Silent() // for those who are up to date; who reads the ring was not there
+		}
+		if !m.Hidden {
+			r.count(l)
 		}
 		l.put(m, r.loops)
 	}

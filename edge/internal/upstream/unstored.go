@@ -101,6 +101,7 @@ func (s ears) take(r *room, m *nats.Msg) {
 		return // the stored copy came first
 	}
 	l.u.unstored.Add(1)
+	r.count(l)
 	shown.Deflater = r.source.deflate
 	l.u.trace(shown, m.Header)
 	l.put(shown, r.loops)

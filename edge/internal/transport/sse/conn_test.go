@@ -54,7 +54,7 @@ func start(t *testing.T) *server {
 	s := &server{t: t, loop: l, conns: make(chan *Conn, 8), left: make(chan loop.Ref, 8)}
 	counts := new(metrics.Loop)
 	w := transport.NewWriter(l, noRooms{}, counts, transport.Bounds{Queue: 64 << 10, Lag: 64 << 10})
-	s.env = &transport.Env{Loop: l, Writer: w, Counts: counts, Leave: func(ref loop.Ref) { s.left <- ref }, Drained: func(loop.Ref) {},
+	s.env = &transport.Env{Loop: l, Writer: w, Counts: counts, Leave: func(ref loop.Ref, _ string) { s.left <- ref }, Drained: func(loop.Ref) {},
 		Limits: &transport.Limits{PingInterval: time.Hour, CloseTimeout: patience}}
 	fds, bound, err := listen.Sockets("127.0.0.1:0", 1, listen.SocketOptions{Backlog: 8, SendBuffer: 16 << 10})
 	if err != nil {
