@@ -313,7 +313,7 @@ func TestBadConfigurationHasItsError(t *testing.T) {
 		return path
 	}
 	unknown := file("unknown.yaml", "edgs: 1\n")
-	policies := file("policies.yaml", "rooms:\n  - match: \">\"\n    presence: true\n")
+	policies := file("policies.yaml", "rooms:\n  - match: \">\"\n    slow: never\n")
 	for _, c := range []struct {
 		rule    string
 		environ []string
@@ -333,14 +333,14 @@ func TestBadConfigurationHasItsError(t *testing.T) {
 		{"an unknown key of the file", nil, []string{"dev", "--config", unknown}, 1, "nabat dev: configuration file " + unknown + `: unknown key "edgs"; did you mean edges?`},
 		{"the file by the environment", []string{"NABAT_CONFIG=" + unknown}, []string{"dev"}, 1, "nabat dev: configuration file " + unknown + `: unknown key "edgs"; did you mean edges?`},
 		{"an unknown variable", []string{"NABAT_EDGS=1"}, []string{"dev"}, 1, "nabat dev: environment: unknown variable NABAT_EDGS; did you mean NABAT_EDGES?"},
-		{"policies that are not yet", nil, append([]string{"dev", "--log-level", "error", "--policies", policies}, anyPort...), 1, "nabat dev: policies: " + policies + ":3:"},
+		{"policies that break a rule", nil, append([]string{"dev", "--log-level", "error", "--policies", policies}, anyPort...), 1, "nabat dev: policies: " + policies + ":3:"},
 		{"an edge without an address", nil, []string{"edge", "--listen", ""}, 1, "nabat edge: listen is empty: give host:port, or :port for every address"},
 		{"an edge with too many loops", nil, []string{"edge", "--loops", "1000"}, 1, "nabat edge: loops is 1000: must be 0 to 64"},
 		{"an edge with a size that is none", nil, []string{"edge", "--max-queue-bytes", "much"}, 2, `nabat edge: --max-queue-bytes "much": "much" is not a size such as 65536, 64KiB or 1MB`},
 		{"check wants something", nil, []string{"check"}, 2, "nabat check: nothing to check: name a program, or give --config or --policies"},
 		{"check of no program", nil, []string{"check", "edges"}, 2, `nabat check: there is no program "edges": edge, control or dev`},
 		{"check finds an unknown key", nil, []string{"check", "dev", "--config", unknown}, 1, "nabat check: as dev: configuration file " + unknown + `: unknown key "edgs"; did you mean edges?`},
-		{"check finds a policy that is not yet", nil, []string{"check", "--policies", policies}, 1, "nabat check: " + policies + ":3:"},
+		{"check finds a policy that breaks a rule", nil, []string{"check", "--policies", policies}, 1, "nabat check: " + policies + ":3:"},
 		{"check of no file", nil, []string{"check", "--policies", "testdata/none.yaml"}, 1, "nabat check: open testdata/none.yaml: no such file or directory"},
 	} {
 		t.Run(c.rule, func(t *testing.T) {

@@ -69,6 +69,12 @@ func (g *Grant) MayCall(method string) bool {
 	return g != nil && !matches(g.Deny, method) && matches(g.RPC, method)
 }
 
+// MaySeePresence reports whether the grant lets its holder see who is in room.
+// It allocates nothing.
+func (g *Grant) MaySeePresence(room string) bool {
+	return g != nil && !matches(g.Deny, room) && matches(g.Presence, room)
+}
+
 func matches(patterns []string, room string) bool {
 	for _, p := range patterns {
 		if subject.Match(p, room) {

@@ -35,6 +35,18 @@ func TestGrant(t *testing.T) {
 	}
 }
 
+func TestPresenceIsAGrantOfItsOwn(t *testing.T) {
+	g := &Grant{Subscribe: []string{">"}, Presence: []string{"chat.*"}, Deny: []string{"chat.13"}}
+	for room, want := range map[string]bool{"chat.42": true, "chat.13": false, "news": false} {
+		if g.MaySeePresence(room) != want {
+			t.Errorf("presence of %s: %v", room, !want)
+		}
+	}
+	if (*Grant)(nil).MaySeePresence("a") {
+		t.Error("no grant shows presence")
+	}
+}
+
 func TestCheckNamesTheListAndTheRule(t *testing.T) {
 	for want, g := range map[string]*Grant{
 		"subscribe: room \"a..b\"": {Subscribe: []string{"a..b"}},

@@ -45,6 +45,7 @@ type Policy struct {
 	MaxMessageBytes int64  `json:"max_message_bytes,omitempty"` // of what clients publish; 0: the edge's and NATS's bound only
 
 	Conflation *Conflation `json:"conflate,omitempty"` // nil: every message is handed out
+	Presence   *Presence   `json:"presence,omitempty"` // nil: nobody is told who is there
 }
 
 // Conflation lets messages overtake others of the same key (Nabat-Key; those
@@ -78,11 +79,11 @@ type Set struct {
 	Rooms   []Policy `json:"rooms"`
 }
 
-// Dev is the set of a development server: everybody may do everything, and
-// every room keeps its last messages.
+// Dev is the set of a development server: everybody may do everything and see
+// who is there, and every room keeps its last messages.
 func Dev() *Set {
 	return &Set{Rooms: []Policy{{Match: Default, Publish: true, Anonymous: Anonymous{Subscribe: true, Publish: true},
-		History: &History{Messages: 100, Age: time.Hour, Replicas: 1}}}}
+		History: &History{Messages: 100, Age: time.Hour, Replicas: 1}, Presence: &Presence{Anonymous: true}}}}
 }
 
 // Production is the set of a server that was given no policies: a token decides,
@@ -147,6 +148,11 @@ func (s *Set) check(i int) error {
 	case "", Lag, Conflate, Drop, Disconnect:
 	default:
 		return fmt.Errorf("policy %q: slow is %q: must be lag, conflate, drop or disconnect", p.Match, p.Slow)
+	}
+	if p.Presence != nil {
+		if err := p.Presence.Check(); err != nil {
+			return fmt.Errorf("policy %q: %w", p.Match, err)
+		}
 	}
 	return s.checkHistory(i)
 }

@@ -116,6 +116,37 @@ func TestConflation(t *testing.T) {
 	}
 }
 
+func TestPresence(t *testing.T) {
+	set, err := ParseYAML("p.yaml", []byte("rooms:\n - match: a\n   presence: true\n - match: b\n   presence: {grace: 0s, full: 0, anonymous: true}\n - match: c\n   presence: false\n - match: d\n   presence: {grace: 1m}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := Decode(set.Encode())
+	if err != nil || !reflect.DeepEqual(again.Rooms, set.Rooms) {
+		t.Fatalf("decode: %+v, %v", again, err)
+	}
+	for _, c := range []struct {
+		room      string
+		grace     time.Duration
+		full      int
+		anonymous bool
+	}{{"a", DefaultGrace, DefaultFull, false}, {"b", 0, 0, true}, {"d", time.Minute, DefaultFull, false}} {
+		p := again.For(c.room).Presence
+		if p == nil || p.GraceTime() != c.grace || p.FullAt() != c.full || p.Anonymous != c.anonymous {
+			t.Errorf("%s: %+v", c.room, p)
+		}
+	}
+	if set.For("c").Presence != nil {
+		t.Error("presence: false is presence")
+	}
+	if short, err := Decode([]byte(`{"version":1,"rooms":[{"match":"a","presence":true}]}`)); err != nil || short.For("a").Presence == nil {
+		t.Errorf("presence: true in JSON: %+v, %v", short, err)
+	}
+	if _, err := Decode([]byte(`{"version":1,"rooms":[{"match":"a","presence":{"full":-1}}]}`)); err == nil {
+		t.Error("a set with a negative full was taken")
+	}
+}
+
 func TestForWithoutDefault(t *testing.T) {
 	set := &Set{Rooms: []Policy{{Match: "a.*"}}}
 	if set.For("b") != nil {
@@ -171,7 +202,14 @@ func TestParseYAMLRefuses(t *testing.T) {
 		{"history of the default beside others", "rooms:\n - match: a\n - match: \">\"\n   history: {messages: 1}", "p.yaml:3: policy \">\" has history: then it must be the only policy"},
 		{"others beside history of the default", "rooms:\n - match: \">\"\n   history: {messages: 1}\n - match: a", "p.yaml:4: policy \">\" has history: then it must be the only policy"},
 		{"a stream in the file", "rooms:\n - match: a\n   stream: {name: x}", `p.yaml:3: unknown key "stream"`},
-		{"presence, which is not built yet", "rooms:\n - match: a\n   presence: true", `p.yaml:3: "presence" is not yet supported`},
+		{"presence that is neither true nor a mapping", "rooms:\n - match: a\n   presence: yes please", "p.yaml:3: presence must be true, false, or a mapping"},
+		{"an unknown key in presence", "rooms:\n - match: a\n   presence: {gracee: 5s}", `p.yaml:3: unknown key "gracee" in presence`},
+		{"a grace that is no duration", "rooms:\n - match: a\n   presence: {grace: 5}", `p.yaml:3: presence.grace is "5"`},
+		{"a grace above its bound", "rooms:\n - match: a\n   presence: {grace: 11m}", "p.yaml:3: presence.grace is 11m0s: must be 0s to 10m0s"},
+		{"a negative grace", "rooms:\n - match: a\n   presence: {grace: -1s}", "p.yaml:3: presence.grace is -1s"},
+		{"a full that is no number", "rooms:\n - match: a\n   presence: {full: many}", `p.yaml:3: presence.full is "many"`},
+		{"a full above its bound", "rooms:\n - match: a\n   presence: {full: 10001}", "p.yaml:3: presence.full is 10001: must be 0 to 10000"},
+		{"an anonymous that is no flag", "rooms:\n - match: a\n   presence: {anonymous: 1}", "p.yaml:3: presence.anonymous must be true or false"},
 		{"an alias", "rooms:\n - &x {match: a}\n - *x", "aliases are not supported"},
 		{"a list instead of a policy", "rooms:\n - [a]", "a policy must be a mapping"},
 	} {

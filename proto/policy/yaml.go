@@ -10,11 +10,6 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// notYet names the keys of the design that later versions bring.
-var notYet = map[string]string{
-	"presence": "presence arrives with control's presence service",
-}
-
 // ParseYAML reads the file that an operator writes. Errors begin with
 // file:line: and say what to change.
 func ParseYAML(file string, data []byte) (*Set, error) {
@@ -120,6 +115,8 @@ func (p parser) policy(n *yaml.Node) (*Policy, error) {
 		case "history":
 			one.History = &History{}
 			return p.history(v, one.History)
+		case "presence":
+			return p.presence(v, &one.Presence)
 		case "anonymous":
 			return p.each(v, "anonymous", func(key string, k, v *yaml.Node) error {
 				switch key {
@@ -131,10 +128,7 @@ func (p parser) policy(n *yaml.Node) (*Policy, error) {
 				return p.at(k, "unknown key %q in anonymous: there are subscribe and publish", key)
 			})
 		}
-		if why, ok := notYet[key]; ok {
-			return p.at(k, "%q is not yet supported: %s", key, why)
-		}
-		return p.at(k, "unknown key %q: a policy has match, anonymous, publish, rates, max_message_bytes, slow, conflate, history, latest and compress", key)
+		return p.at(k, "unknown key %q: a policy has match, anonymous, publish, rates, max_message_bytes, slow, conflate, history, latest, presence and compress", key)
 	})
 	if err == nil && one.Match == "" {
 		err = p.at(n, "a policy needs match: the pattern of its rooms")
