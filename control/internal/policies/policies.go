@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -33,16 +34,19 @@ const maxPause = 50 * time.Millisecond
 type Publisher struct {
 	log *slog.Logger
 
-	// mu guards the fields below.
+	set atomic.Pointer[policy.Set] // as last seen in NATS: also says where messages are stored
+
+	// mu guards the fields below, and all changes of set.
 	mu   sync.Mutex
 	file *policy.Set // as the operator wrote it
-	set  *policy.Set // as last seen in NATS: also says where messages are stored
 	kv   jetstream.KeyValue
 }
 
 // New returns a publisher of set.
 func New(set *policy.Set, log *slog.Logger) *Publisher {
-	return &Publisher{file: set, set: set, log: log}
+	p := &Publisher{file: set, log: log}
+	p.set.Store(set)
+	return p
 }
 
 // fileError is a policy file that cannot be used as it is.
@@ -64,12 +68,8 @@ func ReadFile(file string) (*policy.Set, error) {
 	return set, nil
 }
 
-// Set is the set in force.
-func (p *Publisher) Set() *policy.Set {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.set
-}
+// Set is the set in force. It never waits.
+func (p *Publisher) Set() *policy.Set { return p.set.Load() }
 
 // Publish puts the set into kv with the next version, unless the same policies
 // are there already. Compare-and-set keeps replicas from overwriting a newer set
@@ -118,8 +118,8 @@ func (p *Publisher) InForce(ctx context.Context) (*policy.Set, uint64, error) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if set.Version > p.set.Version {
-		p.set = set
+	if set.Version > p.set.Load().Version {
+		p.set.Store(set)
 	}
 	return set, e.Revision(), nil
 }
@@ -173,7 +173,7 @@ func (p *Publisher) compareAndSet(ctx context.Context, change func(old *policy.S
 		next.Version = 1
 		_, err = p.kv.Create(ctx, bus.KeyPolicies, next.Encode())
 	case err == nil && old.Version > 0 && bytes.Equal(next.Encode(), old.Encode()):
-		p.set = next
+		p.set.Store(next)
 		return nil
 	case err == nil:
 		next.Version = old.Version + 1
@@ -182,7 +182,7 @@ func (p *Publisher) compareAndSet(ctx context.Context, change func(old *policy.S
 	if err != nil {
 		return fmt.Errorf("publish policies: %w", err)
 	}
-	p.set = next
+	p.set.Store(next)
 	p.log.Info("policies published", "version", next.Version, "policies", len(next.Rooms))
 	return nil
 }
