@@ -10,6 +10,7 @@ type Counts struct {
 	streams  *prometheus.GaugeVec
 	fetches  *prometheus.CounterVec
 	fetched  *prometheus.GaugeVec
+	presence presenceCounts
 }
 
 // States of history streams.
@@ -33,12 +34,13 @@ func New() *Counts {
 			Help: "Fetches of the keys of other issuers, by issuer and result: changed, same or failed."}, []string{"issuer", "result"}),
 		fetched: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "nabat_control_issuer_fetched_seconds",
 			Help: "When the keys of an issuer were last fetched, in unix seconds."}, []string{"issuer"}),
+		presence: newPresenceCounts(),
 	}
 }
 
 // Register adds the counts to reg.
 func (c *Counts) Register(reg prometheus.Registerer) error {
-	for _, c := range []prometheus.Collector{c.requests, c.seconds, c.streams, c.fetches, c.fetched} {
+	for _, c := range append(c.presence.collectors(), c.requests, c.seconds, c.streams, c.fetches, c.fetched) {
 		if err := reg.Register(c); err != nil {
 			return err
 		}
