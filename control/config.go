@@ -47,6 +47,10 @@ type Config struct {
 	// StreamGrace is how long a stream stores on when its policy is gone: one that
 	// comes back meanwhile has lost nothing. Default 10 min.
 	StreamGrace time.Duration `config:"stream_grace" help:"how long a stream stores on when its policy is gone, in case it comes back"`
+	// EventsAge and EventsBytes bound the stream of lifecycle events. Default 24 h
+	// and 1 GiB.
+	EventsAge   time.Duration `config:"events_age" help:"for how long lifecycle events are kept"`
+	EventsBytes int           `config:"events_bytes" help:"so many bytes of lifecycle events are kept"`
 	// APIKey opens the HTTP API; APIKeyFile holds it in a file.
 	APIKey     string `config:"api_key" help:"key of the HTTP API" secret:"true"`
 	APIKeyFile string `config:"api_key_file" help:"file with the key of the HTTP API"`
@@ -79,7 +83,7 @@ type Config struct {
 // Defaults returns the configuration of a control that was told nothing.
 func Defaults() Config {
 	return Config{Listen: "127.0.0.1:8090", OpsListen: "127.0.0.1:9091", NATSURL: "nats://127.0.0.1:4222", NATSInbox: bus.InboxControl, SubjectPrefix: subject.RoomPrefix, LivePrefix: bus.LivePrefix,
-		StreamVerify: 10 * time.Second, StreamGrace: 10 * time.Minute, Replicas: 1, TokenTTL: time.Hour, MaxTokenTTL: 30 * 24 * time.Hour, KeyLead: time.Minute, LogLevel: "info", LogFormat: "text"}
+		StreamVerify: 10 * time.Second, StreamGrace: 10 * time.Minute, Replicas: 1, EventsAge: 24 * time.Hour, EventsBytes: 1 << 30, TokenTTL: time.Hour, MaxTokenTTL: 30 * 24 * time.Hour, KeyLead: time.Minute, LogLevel: "info", LogFormat: "text"}
 }
 
 // Check reports the first setting that cannot work, by its key.
@@ -103,6 +107,10 @@ func (c *Config) Check() error {
 		return fmt.Errorf("stream_grace is %s: must not be negative", c.StreamGrace)
 	case strings.HasPrefix(c.LivePrefix, c.SubjectPrefix), strings.HasPrefix(c.SubjectPrefix, c.LivePrefix):
 		return fmt.Errorf("live_prefix %q and subject_prefix %q: neither may begin with the other, or stored copies would be stored again", c.LivePrefix, c.SubjectPrefix)
+	case c.EventsAge < time.Minute:
+		return fmt.Errorf("events_age is %s: must be at least 1m", c.EventsAge)
+	case c.EventsBytes < 1<<20:
+		return fmt.Errorf("events_bytes is %d: must be at least 1MiB", c.EventsBytes)
 	case c.APIKey != "" && c.APIKeyFile != "":
 		return errors.New("api_key and api_key_file are both given: give one")
 	}

@@ -22,8 +22,10 @@ import (
 	"nabat/control/internal/api"
 	"nabat/control/internal/blocks"
 	"nabat/control/internal/console"
+	"nabat/control/internal/events"
 	"nabat/control/internal/issuers"
 	"nabat/control/internal/metrics"
+	"nabat/control/internal/nodes"
 	"nabat/control/internal/policies"
 	"nabat/control/internal/streams"
 	"nabat/control/internal/tokens"
@@ -37,6 +39,7 @@ type Control struct {
 	cfg      Config
 	log      *slog.Logger
 	nc       *nats.Conn
+	reports  *nats.Conn // a connection of its own: nodes report a lot when many clients come at once
 	js       jetstream.JetStream
 	listener net.Listener
 	tokens   *tokens.Issuer
@@ -44,6 +47,8 @@ type Control struct {
 	issuers  *issuers.Keeper
 	policies *policies.Publisher
 	streams  *streams.Keeper
+	nodes    *nodes.Keeper
+	events   *events.Speaker
 	api      *api.API
 	http     http.Server
 
@@ -111,7 +116,10 @@ func (c *Control) open(key string, initial *policy.Set, others *issuers.Config, 
 	c.policies = policies.New(initial, c.log)
 	c.streams = streams.New(streams.Options{JetStream: c.js, Policies: c.policies, Prefix: c.cfg.SubjectPrefix, Live: c.cfg.LivePrefix,
 		Interval: c.cfg.StreamVerify, Grace: c.cfg.StreamGrace, Counts: counts, Log: c.log})
-	c.api = api.New(api.Options{Tokens: c.tokens, Blocks: c.blocks, Policies: c.policies, NATS: c.nc, Prefix: c.cfg.SubjectPrefix, Key: key, Counts: counts, Log: c.log})
+	if err := c.observe(ctx, counts); err != nil {
+		return err
+	}
+	c.api = api.New(api.Options{Tokens: c.tokens, Blocks: c.blocks, Policies: c.policies, NATS: c.nc, Picture: c.nodes, Prefix: c.cfg.SubjectPrefix, Key: key, Counts: counts, Log: c.log})
 	pages := http.NewServeMux()
 	pages.Handle("/v1/", c.api.HTTP())
 	pages.Handle("/openapi.yaml", c.api.HTTP())
@@ -145,8 +153,13 @@ func (c *Control) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// An error here means that NATS is gone, and the service with it.
-	defer func() { _ = service.Stop() }()
+	defer func() {
+		_ = service.Stop() // an error means that NATS is gone, and the service with it
+		c.api.Wait()
+	}()
+	watched := make(chan error, 1)
+	wg.Go(func() { watched <- c.nodes.Run(inner) })
+	wg.Go(func() { c.events.Run(inner) })
 	wg.Go(func() {
 		if c.prepare(inner) {
 			wg.Go(func() { c.streams.Run(inner) })
@@ -162,6 +175,10 @@ func (c *Control) Run(ctx context.Context) error {
 	select {
 	case err := <-served:
 		return fmt.Errorf("serve HTTP: %w", err)
+	case err := <-watched:
+		if ctx.Err() == nil {
+			return fmt.Errorf("presence: %w", err)
+		}
 	case <-ctx.Done():
 	}
 	grace, done := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
@@ -237,8 +254,10 @@ func (c *Control) Ready() error {
 	if !c.nc.IsConnected() {
 		return errors.New("control: NATS is not connected")
 	}
-	if err := c.streams.Ready(); err != nil {
-		return fmt.Errorf("control: %w", err)
+	for _, err := range []error{c.streams.Ready(), c.nodes.Ready(), c.events.Ready()} {
+		if err != nil {
+			return fmt.Errorf("control: %w", err)
+		}
 	}
 	return nil
 }
@@ -248,7 +267,9 @@ func (c *Control) Addr() string { return c.listener.Addr().String() }
 
 func (c *Control) close() {
 	_ = c.listener.Close()
-	if c.nc != nil {
-		c.nc.Close()
+	for _, nc := range []*nats.Conn{c.nc, c.reports} {
+		if nc != nil {
+			nc.Close()
+		}
 	}
 }

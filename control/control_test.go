@@ -193,7 +193,7 @@ func TestReplicasAgreeOnKeysAndAreDiscoverable(t *testing.T) {
 		t.Fatal(err)
 	}
 	var info micro.Info
-	if err := json.Unmarshal(m.Data, &info); err != nil || len(info.Endpoints) != 11 {
+	if err := json.Unmarshal(m.Data, &info); err != nil || len(info.Endpoints) != 15 {
 		t.Fatalf("%s: %v", m.Data, err)
 	}
 }
@@ -500,7 +500,7 @@ func TestOpenAPIDescribesWhatIsServed(t *testing.T) {
 		}
 	}
 	slices.Sort(described)
-	want := []string{"GET /openapi.yaml", "GET /v1/blocks", "GET /v1/jwks", "GET /v1/keys", "GET /v1/policies", "POST /v1/keys/rotate", "POST /v1/publish",
+	want := []string{"GET /openapi.yaml", "GET /v1/blocks", "GET /v1/jwks", "GET /v1/keys", "GET /v1/nodes", "GET /v1/policies", "GET /v1/rooms", "GET /v1/rooms/{room}/presence", "GET /v1/users/{user}/presence", "POST /v1/keys/rotate", "POST /v1/publish",
 		"POST /v1/tokens", "POST /v1/tokens/revoke", "POST /v1/users/block", "POST /v1/users/revoke", "POST /v1/users/unblock"}
 	if !slices.Equal(described, want) {
 		t.Fatalf("described %v, served %v", described, want)

@@ -67,12 +67,16 @@ var table = []arch.Package{
 	{Path: "control/internal/issuers", Imports: []string{"control/internal/metrics", "internal/auth", "internal/bus", "proto/grant"}, Why: "keys of others, from their servers to the bus"},
 	{Path: "control/internal/policies", Imports: []string{"internal/bus", "proto/policy"}, Why: "policies from file to bus"},
 	{Path: "control/internal/streams", Imports: []string{"control/internal/metrics", "internal/bus", "proto/policy", "proto/subject"}, Why: "streams of the policies in force, which it asks a caller's interface for"},
+	{Path: "control/internal/presence", Imports: []string{"proto/buspb"}, Why: "who is where, as pure code"},
+	{Path: "control/internal/nodes", Imports: []string{"control/internal/metrics", "control/internal/presence", "internal/bus", "proto/buspb"}, Why: "the picture of presence, kept by reports and leases; asks a caller's interface to announce"},
+	{Path: "control/internal/events", Imports: []string{"control/internal/metrics", "control/internal/presence", "internal/bus", "proto/buspb", "proto/subject"}, Why: "what presence has to tell, in JetStream and to edges"},
 	{Path: "control/internal/console", Why: "pages: files and nothing else"},
 	{Path: "control/internal/api", Imports: []string{
-		"control/internal/blocks", "control/internal/metrics", "control/internal/policies", "control/internal/tokens", "internal/bus", "proto", "proto/block", "proto/grant", "proto/subject",
+		"control/internal/blocks", "control/internal/metrics", "control/internal/nodes", "control/internal/policies", "control/internal/presence", "control/internal/tokens", "internal/bus", "proto", "proto/block", "proto/grant", "proto/subject",
 	}, Why: "the verbs, over HTTP and NATS"},
 	{Path: "control", Imports: []string{
-		"control/internal/api", "control/internal/blocks", "control/internal/console", "control/internal/issuers", "control/internal/metrics", "control/internal/policies", "control/internal/streams",
+		"control/internal/api", "control/internal/blocks", "control/internal/console", "control/internal/events", "control/internal/issuers", "control/internal/metrics", "control/internal/nodes",
+		"control/internal/policies", "control/internal/presence", "control/internal/streams",
 		"control/internal/tokens", "internal/bus", "proto/policy", "proto/subject",
 	}, Why: "wires control: the only place where its parts meet"},
 
@@ -117,7 +121,7 @@ var rules = arch.Rules{
 		{Module: "github.com/spf13/cobra", Users: []string{"deploy/nabat", "loadtest"}, Why: "only mains have commands"},
 		{Module: "github.com/chromedp", Users: nil, Why: "browsers are for tests"},
 	},
-	Pure:        []string{"edge/internal/rate", "edge/internal/session", "edge/internal/resume"},
+	Pure:        []string{"edge/internal/rate", "edge/internal/session", "edge/internal/resume", "control/internal/presence"},
 	PureImports: []string{"proto"},
 	Strangers: [][]string{
 		{"edge/internal/transport", "edge/internal/hub", "edge/internal/upstream"},

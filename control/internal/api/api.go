@@ -4,11 +4,13 @@ package api
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -27,6 +29,7 @@ type Options struct {
 	Blocks   *blocks.Keeper
 	Policies *policies.Publisher
 	NATS     *nats.Conn
+	Picture  Picture
 	Prefix   string // of room subjects
 	Key      string // that HTTP callers show; empty: open
 	Counts   *metrics.Counts
@@ -37,7 +40,13 @@ type Options struct {
 type API struct {
 	opts  Options
 	verbs []verb
+
+	waiting sync.WaitGroup // requests over NATS that may wait for what was reported
+	places  chan struct{}  // bounds them
 }
+
+// maxWaiting bounds the requests about presence that are answered at once.
+const maxWaiting = 1024
 
 // verb is one request of the API, however it arrives.
 type verb struct {
@@ -45,6 +54,11 @@ type verb struct {
 	method string // HTTP
 	path   string
 	handle func(body []byte) (any, error)
+
+	// Of verbs that may wait, instead of handle; over HTTP their requests come in
+	// path and query.
+	wait   func(ctx context.Context, body []byte) (any, error)
+	fields []string
 }
 
 // Error is a refusal: an HTTP status, a code for programs and words for people.
@@ -62,12 +76,16 @@ func badRequest(format string, args ...any) *Error {
 
 // New returns the API.
 func New(o Options) *API {
-	a := &API{opts: o}
+	a := &API{opts: o, places: make(chan struct{}, maxWaiting)}
 	a.verbs = []verb{
-		{"token.issue", "POST", "/v1/tokens", a.issueToken},
-		{"publish", "POST", "/v1/publish", a.publish},
-		{"policies", "GET", "/v1/policies", a.policies},
-		{"jwks", "GET", "/v1/jwks", a.jwks},
+		{name: "token.issue", method: "POST", path: "/v1/tokens", handle: a.issueToken},
+		{name: "publish", method: "POST", path: "/v1/publish", handle: a.publish},
+		{name: "policies", method: "GET", path: "/v1/policies", handle: a.policies},
+		{name: "jwks", method: "GET", path: "/v1/jwks", handle: a.jwks},
+		{name: "presence", method: "GET", path: "/v1/rooms/{room}/presence", wait: typed(a.members), fields: []string{"room", "#limit", "after"}},
+		{name: "rooms", method: "GET", path: "/v1/rooms", wait: typed(a.rooms), fields: []string{"prefix", "search", "sort", "#limit", "after"}},
+		{name: "nodes", method: "GET", path: "/v1/nodes", wait: typed(a.nodes), fields: []string{}},
+		{name: "user.presence", method: "GET", path: "/v1/users/{user}/presence", wait: typed(a.user), fields: []string{"user"}},
 	}
 	a.verbs = append(a.verbs, a.keyVerbs()...)
 	return a
@@ -82,13 +100,15 @@ func (a *API) Serve() (micro.Service, error) {
 	}
 	for _, v := range a.verbs {
 		err := service.AddEndpoint(endpointName(v.name), micro.HandlerFunc(func(r micro.Request) {
-			reply, err := a.run(v, "nats", r.Data())
-			if err != nil {
-				// The caller may be gone: nothing to do about it.
-				_ = r.Error(err.Code, err.Reason, encode(map[string]any{"error": err}))
+			if v.wait == nil {
+				a.respond(v, r)
 				return
 			}
-			_ = r.Respond(encode(reply))
+			a.places <- struct{}{}
+			a.waiting.Go(func() {
+				defer func() { <-a.places }()
+				a.respond(v, r)
+			})
 		}), micro.WithEndpointSubject(bus.APIPrefix+v.name))
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("NATS endpoint %s: %w", v.name, err), service.Stop())
@@ -97,15 +117,37 @@ func (a *API) Serve() (micro.Service, error) {
 	return service, nil
 }
 
+// respond answers one request over NATS. The caller may be gone: nothing to do
+// about it.
+func (a *API) respond(v verb, r micro.Request) {
+	ctx := context.WithValue(context.Background(), seenKey{}, r.Headers().Get(bus.HeaderSeen))
+	reply, err := a.run(ctx, v, "nats", r.Data())
+	if err != nil {
+		_ = r.Error(err.Code, err.Reason, encode(map[string]any{"error": err}))
+		return
+	}
+	_ = r.Respond(encode(reply))
+}
+
+// Wait returns when the requests that came over NATS before the service was
+// stopped are answered.
+func (a *API) Wait() { a.waiting.Wait() }
+
 // endpointName: a micro endpoint's name has no dots.
 func endpointName(verb string) string {
 	return string(bytes.ReplaceAll([]byte(verb), []byte("."), []byte("-")))
 }
 
 // run answers one request and counts it.
-func (a *API) run(v verb, via string, body []byte) (any, *Error) {
+func (a *API) run(ctx context.Context, v verb, via string, body []byte) (any, *Error) {
 	begin := time.Now()
-	reply, err := v.handle(body)
+	var reply any
+	var err error
+	if v.wait != nil {
+		reply, err = v.wait(ctx, body)
+	} else {
+		reply, err = v.handle(body)
+	}
 	code := "ok"
 	var refused *Error
 	if err != nil {

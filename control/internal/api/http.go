@@ -45,7 +45,7 @@ func (a *API) serve(w http.ResponseWriter, r *http.Request, v verb) {
 		fail(w, err)
 		return
 	}
-	reply, err := a.run(v, "http", body)
+	reply, err := a.run(r.Context(), v, "http", body)
 	if err != nil {
 		fail(w, err)
 		return
@@ -61,6 +61,9 @@ func (a *API) admit(w http.ResponseWriter, r *http.Request, v verb) ([]byte, *Er
 	}
 	if err := sameSite(r, v); err != nil {
 		return nil, err
+	}
+	if v.fields != nil {
+		return parameters(r, v.fields)
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	var large *http.MaxBytesError

@@ -15,13 +15,13 @@ import (
 // keyVerbs are the requests about keys, revoked tokens and blocked users.
 func (a *API) keyVerbs() []verb {
 	return []verb{
-		{"token.revoke", "POST", "/v1/tokens/revoke", a.revokeToken},
-		{"user.revoke", "POST", "/v1/users/revoke", a.revokeUser},
-		{"user.block", "POST", "/v1/users/block", a.blockUser},
-		{"user.unblock", "POST", "/v1/users/unblock", a.unblockUser},
-		{"block.list", "GET", "/v1/blocks", a.listBlocks},
-		{"keys.list", "GET", "/v1/keys", a.listKeys},
-		{"keys.rotate", "POST", "/v1/keys/rotate", a.rotateKeys},
+		{name: "token.revoke", method: "POST", path: "/v1/tokens/revoke", handle: a.revokeToken},
+		{name: "user.revoke", method: "POST", path: "/v1/users/revoke", handle: a.revokeUser},
+		{name: "user.block", method: "POST", path: "/v1/users/block", handle: a.blockUser},
+		{name: "user.unblock", method: "POST", path: "/v1/users/unblock", handle: a.unblockUser},
+		{name: "block.list", method: "GET", path: "/v1/blocks", handle: a.listBlocks},
+		{name: "keys.list", method: "GET", path: "/v1/keys", handle: a.listKeys},
+		{name: "keys.rotate", method: "POST", path: "/v1/keys/rotate", handle: a.rotateKeys},
 	}
 }
 
