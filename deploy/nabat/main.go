@@ -85,6 +85,7 @@ func (a *app) root() *cobra.Command {
 		a.devCommand(), a.edgeCommand(), a.controlCommand(),
 		a.pubCommand(), a.subCommand(), a.historyCommand(), a.tokenCommand(), keysCommand(a),
 		blockCommand(a), unblockCommand(a), blocksCommand(a), a.subjectCommand(), a.nkeysCommand(), a.checkCommand(), a.probeCommand(), a.versionCommand(),
+		presenceCommand(a), roomsCommand(a), nodesCommand(a), userCommand(a), eventsCommand(a),
 	} {
 		c.Flags().SortFlags = false
 		root.AddCommand(c)
