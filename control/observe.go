@@ -19,7 +19,7 @@ import (
 // of it.
 func (c *Control) observe(ctx context.Context, counts *metrics.Counts) (err error) {
 	if c.reports, err = bus.Connect(ctx, bus.Options{URL: c.cfg.NATSURL, Credentials: c.cfg.NATSCredentials, Token: c.cfg.NATSToken,
-		Name: "nabat-control reports", Log: c.log}); err != nil {
+		NKey: c.cfg.NATSNKey, Inbox: c.cfg.NATSInbox, Name: "nabat-control reports", Log: c.log}); err != nil {
 		return err
 	}
 	var id [6]byte
