@@ -64,7 +64,16 @@ type farm struct {
 // newFarm starts everything; history is kept of all rooms.
 func newFarm(t *testing.T, servers, edges int, h policy.History) *farm {
 	t.Helper()
-	f := &farm{t: t, window: h.Messages}
+	f := newServers(t, servers, edges)
+	f.window = h.Messages
+	f.startControls(f.configs[0].NATSURL, h, servers)
+	return f
+}
+
+// newServers starts NATS servers, and chooses where edges will listen.
+func newServers(t *testing.T, servers, edges int) *farm {
+	t.Helper()
+	f := &farm{t: t}
 	addresses, err := natsdev.FreeAddresses(2*servers + 2*edges)
 	if err != nil {
 		t.Fatal(err)
@@ -98,7 +107,6 @@ func newFarm(t *testing.T, servers, edges int, h policy.History) *farm {
 		_, err := f.js.AccountInfo(short)
 		return err == nil
 	})
-	f.startControls(strings.Join(urls, ","), h, servers)
 	for i := range edges {
 		cfg := edge.Defaults()
 		cfg.Listen, cfg.OpsListen = addresses[2*servers+i], addresses[2*servers+edges+i]

@@ -29,10 +29,12 @@ const (
 	asEdge    = "NABAT_TEST_EDGE"
 	asNATS    = "NABAT_TEST_NATS"
 	asChecker = "NABAT_TEST_CHECKER"
+	asControl = "NABAT_TEST_CONTROL"
+	asCrowd   = "NABAT_TEST_CROWD"
 )
 
 func TestMain(m *testing.M) {
-	for name, be := range map[string]func(text string) error{asEdge: beEdge, asNATS: beNATS, asChecker: beChecker} {
+	for name, be := range map[string]func(text string) error{asEdge: beEdge, asNATS: beNATS, asChecker: beChecker, asControl: beControl, asCrowd: beCrowd} {
 		if text := os.Getenv(name); text != "" {
 			if err := be(text); err != nil {
 				fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)

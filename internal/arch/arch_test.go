@@ -73,13 +73,15 @@ var table = []arch.Package{
 	{Path: "control/internal/events", Imports: []string{"control/internal/metrics", "control/internal/presence", "internal/bus", "proto/buspb", "proto/subject"}, Why: "what presence has to tell, in JetStream and to edges"},
 	{Path: "control/internal/console", Why: "pages: files and nothing else"},
 	{Path: "control/internal/api", Imports: []string{
-		"control/internal/blocks", "control/internal/metrics", "control/internal/policies", "control/internal/tokens", "internal/bus", "proto", "proto/block", "proto/grant", "proto/subject",
+		"control/internal/blocks", "control/internal/metrics", "control/internal/nodes", "control/internal/policies", "control/internal/presence", "control/internal/tokens", "internal/bus", "proto", "proto/block", "proto/grant", "proto/subject",
 	}, Why: "the verbs, over HTTP and NATS"},
 	{Path: "control", Imports: []string{
 		"control/internal/api", "control/internal/blocks", "control/internal/console", "control/internal/issuers", "control/internal/metrics", "control/internal/policies", "control/internal/streams",
 		"control/internal/metrics", "control/internal/nodes", "control/internal/policies", "control/internal/presence", "control/internal/tokens", "internal/bus", "proto", "proto/grant", "proto/subject",
 		"control/internal/api", "control/internal/console", "control/internal/events", "control/internal/metrics", "control/internal/nodes", "control/internal/policies",
 		"control/internal/presence", "control/internal/streams",
+		"control/internal/api", "control/internal/blocks", "control/internal/console", "control/internal/events", "control/internal/issuers", "control/internal/metrics", "control/internal/nodes",
+		"control/internal/policies", "control/internal/presence", "control/internal/streams",
 		"control/internal/tokens", "internal/bus", "proto/policy", "proto/subject",
 	}, Why: "wires control: the only place where its parts meet"},
 

@@ -129,7 +129,11 @@ func (s *Speaker) listen(ctx context.Context) {
 }
 
 func (s *Speaker) watch(ctx context.Context) error {
-	c, err := s.opts.JetStream.OrderedConsumer(ctx, bus.StreamEvents, jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverNewPolicy})
+	// From before the first thing that may be pending: what was said while nobody
+	// listened counts, too.
+	start := time.Now().Add(-Window)
+	c, err := s.opts.JetStream.OrderedConsumer(ctx, bus.StreamEvents, jetstream.OrderedConsumerConfig{
+		DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &start})
 	if err != nil {
 		return err
 	}

@@ -11,7 +11,8 @@ type Presence struct {
 // presenceCounts are the metrics of presence and events.
 type presenceCounts struct {
 	connections, members, users, rooms, nodes prometheus.Gauge
-	holes, rebuilds                           prometheus.Gauge
+	holes, rebuilds                           prometheus.Counter
+	last                                      Presence // as it was told last
 	asked, bad                                prometheus.Counter
 	announcements                             *prometheus.CounterVec
 	queued, pending, lag                      prometheus.Gauge
@@ -30,8 +31,8 @@ func newPresenceCounts() presenceCounts {
 		users:       gauge("users", "Different users that are connected."),
 		rooms:       gauge("rooms", "Rooms with members."),
 		nodes:       gauge("nodes", "Edges in the picture of presence."),
-		holes:       gauge("report_holes_total", "Gaps in what edges reported, each of which needed a snapshot."),
-		rebuilds:    gauge("snapshots_applied_total", "Snapshots of a loop of an edge that were taken over."),
+		holes:       counter("report_holes_total", "Gaps in what edges reported, each of which needed a snapshot."),
+		rebuilds:    counter("snapshots_applied_total", "Snapshots of a loop of an edge that were taken over."),
 		asked:       counter("snapshots_asked_total", "Orders for snapshots."),
 		bad:         counter("reports_malformed_total", "Reports that could not be read, or came on another node's subject."),
 		announcements: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "nabat_control_announcements_total",
@@ -47,7 +48,7 @@ func (p *presenceCounts) collectors() []prometheus.Collector {
 	return []prometheus.Collector{p.connections, p.members, p.users, p.rooms, p.nodes, p.holes, p.rebuilds, p.asked, p.bad, p.announcements, p.queued, p.pending, p.lag}
 }
 
-// Presence sets the sizes.
+// Presence sets the sizes. It is for one goroutine.
 func (c *Counts) Presence(v Presence) {
 	p := &c.presence
 	p.connections.Set(float64(v.Connections))
@@ -55,8 +56,9 @@ func (c *Counts) Presence(v Presence) {
 	p.users.Set(float64(v.Users))
 	p.rooms.Set(float64(v.Rooms))
 	p.nodes.Set(float64(v.Nodes))
-	p.holes.Set(float64(v.Holes))
-	p.rebuilds.Set(float64(v.Rebuilds))
+	p.holes.Add(float64(v.Holes - p.last.Holes))
+	p.rebuilds.Add(float64(v.Rebuilds - p.last.Rebuilds))
+	p.last = v
 }
 
 // SnapshotAsked counts one order for a snapshot.
