@@ -211,6 +211,8 @@ func TestAReplayLeavesOutWhatExcludesTheClient(t *testing.T) {
 		t.Fatal(text)
 	}
 	a.want(message("a", c.store("a", "0"), 0))
+	witness := dial(t, e, "/ws?room=a") // what it was sent, the edge knows
+	witness.wantPrefix(`{"connected"`)
 	exclude := nats.Header{bus.HeaderExclude: {hello.Connected.Session}}
 	c.publish("a", "1", exclude)
 	c.publish("a", "2", nil)
@@ -218,6 +220,9 @@ func TestAReplayLeavesOutWhatExcludesTheClient(t *testing.T) {
 	_ = a.conn.Close()
 	c.publish("a", "3", exclude)
 	c.publish("a", "4", nil)
+	for offset := uint64(2); offset <= 5; offset++ {
+		witness.want(message("a", offset, int(offset-1)))
+	}
 	b := dial(t, e, "/ws")
 	b.send(fmt.Sprintf(`{"id":1,"connect":{"previous":%q,"rooms":[{"room":"a","epoch":"k1","offset":1}]}}`, hello.Connected.Session))
 	b.wantConnected(`{"room":"a","epoch":"k1","offset":1,"recovered":true}`)

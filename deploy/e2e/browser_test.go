@@ -251,8 +251,8 @@ func TestThePageComesBackAfterItsEdge(t *testing.T) {
 func TestThePagesFitAPhone(t *testing.T) {
 	s := start(t)
 	ctx := browser(t)
-	for _, path := range []string{"/", "/forum/", "/forum/read/"} {
-		do(t, ctx, chromedp.EmulateViewport(360, 740), chromedp.Navigate(s.page(path)), chromedp.WaitVisible("main"))
+	for _, path := range []string{"/", "/forum/", "/forum/read/", "/map/", "/restaurant/", "/chat/", "/document/", "/quotes/", "/studio/"} {
+		do(t, ctx, dark(), chromedp.EmulateViewport(360, 740), chromedp.Navigate(s.page(path)), chromedp.WaitVisible("main"))
 		wait(t, ctx, "document.documentElement.scrollWidth <= 360")
 		shot(t, ctx, "phone"+strings.ReplaceAll(path, "/", "-"))
 	}

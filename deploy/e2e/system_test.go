@@ -120,7 +120,9 @@ func (s *system) publish(subj, body string) {
 func TestPagesAreServed(t *testing.T) {
 	s := start(t)
 	for path, want := range map[string]string{"/": "every browser hears at once", "/forum/": "Moderator's desk", "/forum": "Moderator's desk",
-		"/config.json": s.edge.Addr(), "/nabat-lite.js": "class Connection", "/nabat-client.js": "nabat-client, built from client/js", "/openapi.yaml": "openapi: 3.1.0"} {
+		"/config.json": s.edge.Addr(), "/map/": "The map", "/restaurant/": "The restaurant",
+		"/chat/": "Group chat", "/document/": "A shared document", "/quotes/": "Live quotes", "/studio": "Pictures, voice, camera",
+		"/yjs.js": "The MIT License", "/story.js": "export async function open", "/nabat-lite.js": "class Connection", "/nabat-client.js": "nabat-client, built from client/js", "/openapi.yaml": "openapi: 3.1.0"} {
 		res, err := http.Get(s.page(path))
 		if err != nil {
 			t.Fatal(err)
@@ -129,6 +131,11 @@ func TestPagesAreServed(t *testing.T) {
 		_ = res.Body.Close()
 		if err != nil || res.StatusCode != 200 || !strings.Contains(string(body), want) {
 			t.Errorf("%s: %d, %v", path, res.StatusCode, err)
+		}
+		// A page runs what it holds itself, by its hash, and nothing that is put into it.
+		if csp := res.Header.Get("Content-Security-Policy"); strings.Contains(csp, "unsafe") ||
+			strings.Contains(csp, "script-src 'self' 'sha256-") != strings.Contains(string(body), `<script type="module">`) {
+			t.Errorf("%s: Content-Security-Policy %s", path, csp)
 		}
 	}
 }

@@ -82,7 +82,7 @@ func (a *app) root() *cobra.Command {
 	root.SetFlagErrorFunc(flagError)
 	cobra.EnableCommandSorting = false
 	for _, c := range []*cobra.Command{
-		a.devCommand(), a.edgeCommand(), a.controlCommand(),
+		a.devCommand(), a.edgeCommand(), a.controlCommand(), a.natsCommand(),
 		a.pubCommand(), a.subCommand(), a.historyCommand(), a.tokenCommand(), keysCommand(a),
 		blockCommand(a), unblockCommand(a), blocksCommand(a), a.subjectCommand(), a.nkeysCommand(), a.checkCommand(), a.probeCommand(), a.versionCommand(),
 		presenceCommand(a), roomsCommand(a), nodesCommand(a), userCommand(a), eventsCommand(a),

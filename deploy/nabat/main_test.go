@@ -164,6 +164,12 @@ func TestEveryBadCommandLineHasItsError(t *testing.T) {
 		{"subject wants a room", []string{"subject"}, 2, "nabat subject: ROOM is missing"},
 		{"subject of a bad room", []string{"subject", "a\tb"}, 1, `nabat subject: room "a\tb": a name must not contain control characters`},
 		{"subject that is not canonical", []string{"subject", "--decode", "room.%61"}, 1, `nabat subject: room "room.%61": not the canonical form, which is room.a`},
+		{"nats wants a file", []string{"nats"}, 2, "nabat nats: --config is missing"},
+		{"nats takes flags only", []string{"nats", "nats.conf"}, 2, `nabat nats: takes no arguments, but was given "nats.conf"`},
+		{"nats both ways", []string{"nats", "--config", "f", "--signal", "ldm"}, 2, "nabat nats: --signal is for a server that runs, --config for one that starts: give one of them"},
+		{"nats that is told by nobody", []string{"nats", "--signal", "ldm"}, 2, "nabat nats: --signal needs --pid, the file with the server's process id"},
+		{"nats with an unknown signal", []string{"nats", "--signal", "stop", "--pid", "f"}, 2, `nabat nats: --signal "stop": must be one of ldm, quit, reload, reopen, term`},
+		{"nats without a pid file", []string{"nats", "--signal", "ldm", "--pid", "testdata/none"}, 1, "nabat nats: process id: open testdata/none: no such file or directory"},
 		{"version takes nothing", []string{"version", "1"}, 2, `nabat version: takes no arguments, but was given "1"`},
 	} {
 		t.Run(c.rule, func(t *testing.T) {

@@ -25,7 +25,7 @@ var table = []arch.Package{
 	// Shared leaves. They know the contract and never a program.
 	{Path: "internal/arch", Why: "reads the repository, not the program"},
 	{Path: "internal/config", Why: "flags, environment and file; knows no program's settings"},
-	{Path: "internal/natsdev", Why: "an embedded NATS server, for dev and tests"},
+	{Path: "internal/natsdev", Why: "an embedded NATS server: for dev, for tests, and by a file of its own"},
 	{Path: "internal/bus", Imports: []string{"proto/subject"}, Why: "names on the bus and how to connect to it"},
 	{Path: "internal/auth", Imports: []string{"proto/grant", "proto/wire"}, Why: "verifies tokens; refusals are wire errors"},
 	{Path: "internal/ops", Why: "the operations port; told by the caller what is ready"},
@@ -115,7 +115,7 @@ var rules = arch.Rules{
 		{Module: "github.com/gobwas/ws", Users: []string{"edge/internal/transport/ws", "client", "loadtest/swarm", "loadtest/checker", "loadtest/chat"}, Why: "frames are bytes of one transport; what checks it brings its own"},
 		{Module: "github.com/gobwas/httphead", Users: []string{"edge/internal/transport/ws", "client", "loadtest/swarm"}, Why: "as gobwas/ws"},
 		{Module: "github.com/klauspost/compress", Users: []string{"edge/internal/frame", "edge/internal/transport/ws"}, Why: "out: once for all; in: before anything reads it"},
-		{Module: "github.com/nats-io/nats-server", Users: []string{"internal/natsdev"}, Why: "only dev and tests carry a server"},
+		{Module: "github.com/nats-io/nats-server", Users: []string{"internal/natsdev"}, Why: "one package runs the server"},
 		{Module: "github.com/prometheus", Users: []string{
 			"*/metrics", "internal/ops",
 			"edge", "control", "deploy/nabat", // New takes the registry that main makes and ops serves

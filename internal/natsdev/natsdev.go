@@ -1,5 +1,6 @@
-// Package natsdev runs a NATS server with JetStream inside the process, for
-// development and for tests. It is the only importer of nats-server.
+// Package natsdev runs a NATS server inside the process: with JetStream and no
+// configuration for development and for tests, and by a configuration file as
+// nats-server does. It is the only importer of nats-server.
 package natsdev
 
 import (

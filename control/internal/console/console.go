@@ -4,11 +4,14 @@ package console
 import (
 	"crypto/sha256"
 	"embed"
+	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"io/fs"
 	"net/http"
 	"path"
+	"regexp"
 	"strings"
 )
 
@@ -22,9 +25,15 @@ type Options struct {
 	EdgeURL string
 }
 
-// csp lets a page load its own files only, and connect to its edge.
-const csp = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src *; " +
+// csp lets a page load its own files only, run what it holds itself, show what
+// it received, and connect to its edge. The hashes are those of its scripts and styles.
+const csp = "default-src 'none'; script-src 'self'%s; style-src 'self'%s; img-src 'self' data: blob:; media-src blob:; connect-src *; " +
 	"base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+
+var (
+	scripts = regexp.MustCompile(`(?s)<script type="module">(.*?)</script>`)
+	styles  = regexp.MustCompile(`(?s)<style>(.*?)</style>`)
+)
 
 var types = map[string]string{".html": "text/html; charset=utf-8", ".css": "text/css; charset=utf-8",
 	".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml", ".json": "application/json"}
@@ -33,6 +42,7 @@ type page struct {
 	body []byte
 	kind string
 	etag string
+	csp  string
 }
 
 // Handler serves the pages.
@@ -48,7 +58,17 @@ func Handler(o Options) http.Handler {
 
 func newPage(body []byte, ext string) page {
 	sum := sha256.Sum256(body)
-	return page{body, types[ext], `"` + hex.EncodeToString(sum[:8]) + `"`}
+	return page{body, types[ext], `"` + hex.EncodeToString(sum[:8]) + `"`, fmt.Sprintf(csp, hashes(scripts, body), hashes(styles, body))}
+}
+
+// hashes names what a page holds itself as a browser does to allow it.
+func hashes(inside *regexp.Regexp, body []byte) string {
+	var text strings.Builder
+	for _, m := range inside.FindAllSubmatch(body, -1) {
+		sum := sha256.Sum256(m[1])
+		text.WriteString(" 'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'")
+	}
+	return text.String()
 }
 
 // load names every embedded file by its path; index.html also by its folder.
@@ -91,7 +111,7 @@ func serve(w http.ResponseWriter, r *http.Request, pages map[string]page) {
 		http.Error(w, "there is no such page; the start page is /", http.StatusNotFound)
 		return
 	}
-	h.Set("Content-Security-Policy", csp)
+	h.Set("Content-Security-Policy", p.csp)
 	h.Set("Content-Type", p.kind)
 	h.Set("Cache-Control", "no-cache")
 	h.Set("ETag", p.etag)

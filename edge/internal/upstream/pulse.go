@@ -98,13 +98,13 @@ func (s *pulses) listen(l *link) error {
 }
 
 // look asks streams that were quiet for a moment, and gives up on those that were
-// silent for a quarter of the patience: a stream that only gets another leader is
-// back sooner, mostly. Owner: the dispatcher of the first link.
+// silent for as long as the patience lasts: a stream that only gets another leader
+// is back sooner. Owner: the dispatcher of the first link.
 func (s *pulses) look(l *link, now time.Time) {
 	if s.u.opts.Patience == 0 {
 		return
 	}
-	limit := max(s.u.opts.Patience/4, time.Second)
+	limit := max(s.u.opts.Patience, time.Second)
 	connected := l.nc.IsConnected()
 	s.mu.Lock()
 	var fallen, risen []*pulse
@@ -120,7 +120,7 @@ func (s *pulses) look(l *link, now time.Time) {
 			p.back = time.Time{}
 			fallen = append(fallen, p)
 		}
-		if connected && quiet >= limit/4 && now.Sub(p.asked) >= limit/4 {
+		if connected && quiet >= limit/16 && now.Sub(p.asked) >= limit/16 {
 			p.asked = now
 			s.ask(l, p)
 		}

@@ -10,9 +10,14 @@ import (
 	"nabat/proto/wire"
 )
 
-// twinLife is for how long a message that was handed out unstored may still turn
-// up as a stored one.
-const twinLife = 2 * time.Minute
+const (
+	// twinLife is for how long a message that was handed out unstored may still
+	// turn up as a stored one.
+	twinLife = 2 * time.Minute
+	// maxTwins bounds what one room remembers for that; twice as many at times.
+	// Only those around the stream's return have a twin.
+	maxTwins = 1024
+)
 
 var twinSeed = maphash.MakeSeed()
 
@@ -22,10 +27,49 @@ var twinSeed = maphash.MakeSeed()
 type ear struct {
 	sub   *nats.Subscription // nil once the stream stores again
 	until time.Time          // then it is forgotten
+	now   twins
+	older twins // what now was, before it was full
+}
+
+// twins are what a room remembers of messages with two copies.
+type twins struct {
 	// heard counts messages by digest: below zero those that were heard and not
 	// stored yet, above those that were stored and not heard yet.
 	heard map[uint64]int
 	ids   map[string]bool // Nats-Msg-Ids of those that were heard: a retry is no second message
+}
+
+func newTwins() twins { return twins{make(map[uint64]int), make(map[string]bool)} }
+
+// count adds to what is known of a digest and returns what it was.
+func (e *ear) count(digest uint64, n int) (before int) {
+	if was, ok := e.older.heard[digest]; ok { // what is counted moves on to now
+		delete(e.older.heard, digest)
+		e.now.heard[digest] += was
+	}
+	before = e.now.heard[digest]
+	if e.now.heard[digest] += n; e.now.heard[digest] == 0 {
+		delete(e.now.heard, digest)
+	}
+	e.turnOver()
+	return before
+}
+
+// retried reports whether a message with that id was heard before.
+func (e *ear) retried(id string) bool {
+	if e.now.ids[id] || e.older.ids[id] {
+		return true
+	}
+	e.now.ids[id] = true
+	e.turnOver()
+	return false
+}
+
+// turnOver forgets the oldest when there are too many.
+func (e *ear) turnOver() {
+	if len(e.now.heard) > maxTwins || len(e.now.ids) > maxTwins {
+		e.older, e.now = e.now, newTwins()
+	}
 }
 
 // ears are those of one link's rooms. Owner: the link's dispatcher.
@@ -49,7 +93,7 @@ func (s ears) hear(r *room) {
 		return
 	}
 	if r.ear == nil {
-		r.ear = &ear{heard: make(map[uint64]int), ids: make(map[string]bool)}
+		r.ear = &ear{now: newTwins(), older: newTwins()}
 	}
 	sub, err := l.nc.ChanSubscribe(r.source.stored, l.queue)
 	if err != nil { // the connection is closed
@@ -89,15 +133,10 @@ func (s ears) forget(r *room) {
 func (s ears) take(r *room, m *nats.Msg) {
 	l := s.link
 	shown, _ := decode(r.name, m.Header, m.Data)
-	if id := last(m.Header, nats.MsgIdHdr); id != "" {
-		if r.ear.ids[id] {
-			return
-		}
-		r.ear.ids[id] = true
+	if id := last(m.Header, nats.MsgIdHdr); id != "" && r.ear.retried(id) {
+		return
 	}
-	d := twin(shown)
-	r.ear.heard[d]--
-	if r.ear.heard[d] >= 0 {
+	if r.ear.count(twin(shown), -1) > 0 {
 		return // the stored copy came first
 	}
 	l.u.unstored.Add(1)
@@ -113,14 +152,10 @@ func (r *room) repeated(m *frame.Message) bool {
 		return false
 	}
 	d := twin(m)
-	n := r.ear.heard[d]
-	if n >= 0 && r.ear.sub == nil {
+	if r.ear.sub == nil && r.ear.count(d, 0) >= 0 {
 		return false // nothing is heard any more
 	}
-	if r.ear.heard[d] = n + 1; n+1 == 0 {
-		delete(r.ear.heard, d)
-	}
-	return n < 0
+	return r.ear.count(d, 1) < 0
 }
 
 // twin is a digest of what makes two copies of a message the same.

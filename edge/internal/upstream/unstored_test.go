@@ -80,3 +80,25 @@ func TestAStreamThatStoresNothingDoesNotSilenceItsRooms(t *testing.T) {
 	}
 	until(t, "the subject is heard no more", func() bool { return n.subscriptions("room.a") == 0 })
 }
+
+func TestWhatARoomRemembersWithoutItsStreamIsBounded(t *testing.T) {
+	e := &ear{now: newTwins(), older: newTwins()}
+	const many = 20 * maxTwins
+	for i := range uint64(many) {
+		e.count(i, -1)
+		if e.retried(fmt.Sprint(i)) {
+			t.Fatalf("%d is no retry", i)
+		}
+	}
+	if n := len(e.now.heard) + len(e.older.heard); n > 2*maxTwins+2 {
+		t.Errorf("%d digests are kept", n)
+	}
+	if n := len(e.now.ids) + len(e.older.ids); n > 2*maxTwins+2 {
+		t.Errorf("%d ids are kept", n)
+	}
+	for i := uint64(many - 500); i < many; i++ { // the newest meet their twins
+		if e.count(i, 1) != -1 || e.count(i, 0) != 0 || !e.retried(fmt.Sprint(i)) {
+			t.Fatalf("%d of %d is forgotten", i, many)
+		}
+	}
+}
