@@ -16,6 +16,7 @@ import (
 	"nabat/edge/internal/session"
 	"nabat/edge/internal/tlsconn"
 	"nabat/edge/internal/transport"
+	"nabat/proto/order"
 	"nabat/proto/policy"
 	"nabat/proto/wire"
 )
@@ -47,6 +48,7 @@ type worker struct {
 	conflating map[uint32]*conflated
 	turn       uint64
 	blocked    blockSweep
+	ears       ears
 }
 
 var (
@@ -59,6 +61,7 @@ func newWorker(e *Edge, index int, sockets sockets) (*worker, error) {
 		joining: make(map[string][]func(hub.Place, error)), seats: seats.NewHeld(e.addresses, e.users), began: time.Now()}
 	w.conflating = make(map[uint32]*conflated)
 	w.blocked = blockSweep{w: w}
+	w.ears = ears{w: w}
 	w.behind = catchups{w: w, list: make(map[key]*catchup)}
 	l, err := loop.New(loop.Options{OnError: func(err error) { e.fail(err) }})
 	if err != nil {
@@ -112,6 +115,9 @@ func (w *worker) EndTurn() {
 	}
 	w.counts.BusMessages.Add(uint64(len(w.taken)))
 	w.hub.Flush(sink{w.writer, w}, w.member)
+	if w.ears.list != nil {
+		w.ears.turn(w.taken)
+	}
 	w.behind.run()
 	w.writer.Flush()
 	w.hub.EndTurn()
@@ -311,6 +317,9 @@ func (w *worker) gap(ref loop.Ref, rooms []uint32) {
 	for _, room := range rooms {
 		if name := w.hub.Name(room); name != "" {
 			w.counts.Notices.Add(1)
+			if w.ears.list != nil {
+				w.ears.trouble(ref, order.TapDrop, name)
+			}
 			c.Say(wire.Object{Value: wire.Gap{Room: name, Reason: wire.GapSlow}})
 		}
 	}
