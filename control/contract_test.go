@@ -219,6 +219,15 @@ func TestEveryOperationOfTheFileIsAnsweredAsItSays(t *testing.T) {
 	c.call("user.block", "/v1/users/block", `{"user":"bob","for":"1h"}`, 200)
 	c.call("user.block", "/v1/users/block", `{"user":"bob","for":"x"}`, 400)
 	c.call("block.list", "/v1/blocks", "", 200)
+	c.call("user.revoke", "/v1/users/revoke", `{"user":"carol"}`, 200)
+	var carol struct{ Token string }
+	if err := json.Unmarshal(c.call("token.issue", "/v1/tokens", `{"sub":"carol","subscribe":[">"]}`, 200), &carol); err != nil {
+		t.Fatal(err)
+	}
+	c.call("user.block", "/v1/users/block", `{"user":"carol"}`, 200)
+	if got := string(c.call("explain", "/v1/explain", `{"room":"chat.1","action":"subscribe","token":"`+carol.Token+`"}`, 200)); !strings.Contains(got, `"allowed":false`) || !strings.Contains(got, `"rule":"blocks"`) {
+		t.Error(got)
+	}
 	c.call("user.unblock", "/v1/users/unblock", `{"user":"bob"}`, 200)
 	c.call("keys.list", "/v1/keys", "", 200)
 	c.call("keys.rotate", "/v1/keys/rotate", `{}`, 200)

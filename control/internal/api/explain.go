@@ -7,13 +7,15 @@ import (
 	"slices"
 	"time"
 
-	"nabat/control/internal/tokens"
+	"github.com/nats-io/nats.go/jetstream"
+
 	"nabat/internal/auth"
+	"nabat/internal/bus"
+	"nabat/proto/block"
 	"nabat/proto/grant"
 	"nabat/proto/order"
 	"nabat/proto/policy"
 	"nabat/proto/subject"
-	"nabat/proto/wire"
 )
 
 // Actions that explain knows.
@@ -88,7 +90,7 @@ func (a access) explain(ctx context.Context, r *explainRequest) (*explainReply, 
 		reply.Explanations = []explanation{a.decide(explanation{}, r, nil)}
 	case r.Token != "":
 		var one explanation
-		if one, err = a.explainToken(r); err == nil {
+		if one, err = a.explainToken(ctx, r); err == nil {
 			reply.Explanations = []explanation{one}
 		}
 	default:
@@ -103,21 +105,64 @@ func (a access) explain(ctx context.Context, r *explainRequest) (*explainReply, 
 	return reply, nil
 }
 
-func (a access) explainToken(r *explainRequest) (e explanation, err error) {
-	var who *auth.Verified
-	var refused *wire.Error
-	if who, refused, err = a.Tokens.Verify(r.Token, time.Now()); errors.Is(err, tokens.ErrNotReady) {
-		return e, refuse(unavailable, "%v", err)
-	} else if err != nil {
+func (a access) explainToken(ctx context.Context, r *explainRequest) (e explanation, err error) {
+	issuers, err := a.issuers(ctx)
+	if err != nil {
 		return e, err
 	}
-	if refused != nil {
-		e.say("token", false, "%s: %s", refused.Code, refused.Reason)
+	who, fault, err := a.Tokens.Verify(r.Token, issuers, time.Now())
+	if err != nil {
+		return e, refused(err)
+	}
+	if fault != nil {
+		e.say("token", false, "%s: %s", fault.Code, fault.Reason)
 		return e, nil
 	}
 	e.User = who.User
 	e.say("token", true, "the token of %s is valid", who.User)
+	list, err := a.Blocks.List(ctx, "", time.Now())
+	if err != nil {
+		return e, refused(err)
+	}
+	for i := range list {
+		if against(&list[i], who) {
+			e.say("blocks", false, "%s is on the list of what is revoked and blocked, as %s", list[i].Subject, list[i].Kind)
+			return e, nil
+		}
+	}
+	e.say("blocks", true, "neither the token nor its user is revoked or blocked")
 	return a.decide(e, r, holder(who.Grant)), nil
+}
+
+// against reports whether an entry shuts out the holder of a token.
+func against(b *block.Entry, who *auth.Verified) bool {
+	switch b.Kind {
+	case block.Token:
+		return who.TokenID != "" && b.Subject == who.TokenID
+	case block.User:
+		return b.Subject == who.User
+	}
+	return b.Subject == who.User && int64(who.Issued) < b.Before
+}
+
+// issuers is the keys of other issuers, as edges read them; nil when there are
+// none.
+func (a access) issuers(ctx context.Context) (*auth.KeySet, error) {
+	kv, err := a.JetStream.KeyValue(ctx, bus.BucketKeys)
+	if errors.Is(err, jetstream.ErrBucketNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, refuse(unavailable, "%v", err)
+	}
+	e, err := kv.Get(ctx, bus.KeyIssuers)
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, refuse(unavailable, "%v", err)
+	}
+	return auth.ParseIssuers(e.Value())
 }
 
 // holder is a grant that may be missing, as that of a client with a token.

@@ -118,8 +118,9 @@ func (i *Issuer) sign(k *auth.SigningKey, r Request, now time.Time) (*Token, err
 	return &Token{Token: token, Expires: c.Expires, Key: k.ID, ID: c.ID}, nil
 }
 
-// Verify checks a token as edges do, by the keys of the cluster.
-func (i *Issuer) Verify(token string, now time.Time) (*auth.Verified, *wire.Error, error) {
+// Verify checks a token as edges do, by the keys of the cluster and those of
+// other issuers; these may be nil.
+func (i *Issuer) Verify(token string, issuers *auth.KeySet, now time.Time) (*auth.Verified, *wire.Error, error) {
 	keys := i.keys.Load()
 	if keys == nil {
 		return nil, nil, ErrNotReady
@@ -133,7 +134,7 @@ func (i *Issuer) Verify(token string, now time.Time) (*auth.Verified, *wire.Erro
 		return nil, nil, fmt.Errorf("symmetric keys: %w", err)
 	}
 	v := auth.NewVerifier(auth.Options{Issuer: i.opts.Issuer, Audience: i.opts.Audience})
-	v.SetKeys(auth.Merge(public, symmetric))
+	v.SetKeys(auth.Merge(public, symmetric, issuers))
 	who, refused := v.Verify(token, now)
 	return who, refused, nil
 }
