@@ -244,7 +244,7 @@ func TestATapShowsWhatAUserGetsForAWhile(t *testing.T) {
 	for name, r := range map[string]order.TapRequest{
 		"user": {Target: order.Target{User: "alice"}}, "session": {Target: order.Target{Session: session}}, "room": {Room: "a"},
 	} {
-		r.Reply, r.ForMS = c.nc.NewInbox(), 3000
+		r.Reply, r.ForMS = bus.TapPrefix+name, 3000
 		sub, err := c.nc.SubscribeSync(r.Reply)
 		if err != nil {
 			t.Fatal(err)

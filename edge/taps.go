@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"nabat/edge/internal/loop"
 	"nabat/edge/internal/session"
 	"nabat/edge/internal/transport"
+	"nabat/internal/bus"
 	"nabat/proto/order"
 	"nabat/proto/wire"
 )
@@ -53,8 +55,8 @@ type loopTap struct {
 // start begins a tap, which ends by its time or with ctx.
 func (t *taps) start(ctx context.Context, r *order.TapRequest) order.Answer {
 	d := time.Duration(r.ForMS) * time.Millisecond
-	if d <= 0 || d > order.MaxTap || r.Reply == "" || (r.Room == "" && r.User == "" && r.Session == "") {
-		return failed(wire.BadRequest, "a tap needs a target, a reply subject and a time up to "+order.MaxTap.String())
+	if d <= 0 || d > order.MaxTap || !strings.HasPrefix(r.Reply, bus.TapPrefix) || (r.Room == "" && r.User == "" && r.Session == "") {
+		return failed(wire.BadRequest, "a tap needs a target, a reply subject below "+bus.TapPrefix+" and a time up to "+order.MaxTap.String())
 	}
 	if t.count.Add(1) > maxTaps {
 		t.count.Add(-1)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/spf13/cobra"
 
+	"nabat/internal/bus"
 	"nabat/proto/order"
 	"nabat/proto/subject"
 )
@@ -260,7 +262,7 @@ func (q *asker) tap(cmd *cobra.Command, request map[string]any, length time.Dura
 		return err
 	}
 	defer nc.Close()
-	inbox := nc.NewInbox()
+	inbox := bus.TapPrefix + rand.Text()
 	come := make(chan *nats.Msg, 1024)
 	if _, err := nc.ChanSubscribe(inbox, come); err != nil {
 		return fmt.Errorf("listen: %w", err)

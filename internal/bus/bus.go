@@ -38,6 +38,7 @@ const (
 
 	APIPrefix   = "nabat.api."
 	OrderPrefix = "nabat.order." // all.<verb>, and node.<node>.<verb>
+	TapPrefix   = "nabat.tap."   // what taps tell, behind it one token of who listens
 
 	LivePrefix   = "live."         // default prefix of the stored copies, before shard and room
 	StreamPrefix = "NABAT_"        // of the names of history streams

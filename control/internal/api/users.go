@@ -6,9 +6,8 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/nats-io/nats.go"
-
 	"nabat/control/internal/orders"
+	"nabat/internal/bus"
 	"nabat/proto/order"
 )
 
@@ -202,8 +201,8 @@ func (u users) tap(ctx context.Context, r *tapRequest) (*obeyed, error) {
 	if d > order.MaxTap {
 		return nil, badRequest("for is %s: at most %s", d, order.MaxTap)
 	}
-	if !strings.HasPrefix(r.Reply, nats.InboxPrefix) || strings.ContainsAny(r.Reply, " \t\r\n*>") {
-		return nil, badRequest("reply must be a subject below %s on which you listen", nats.InboxPrefix)
+	if token, ok := strings.CutPrefix(r.Reply, bus.TapPrefix); !ok || token == "" || bus.NodeToken(token) != token {
+		return nil, badRequest("reply must be %s and one token of your own, a subject on which you listen", bus.TapPrefix)
 	}
 	return u.all(ctx, order.Tap, order.TapRequest{Target: r.order(), Room: r.Room, ForMS: d.Milliseconds(), Reply: r.Reply})
 }
