@@ -122,6 +122,7 @@ func TestWhatIsRevokedIsClosedAndComesBackNowhere(t *testing.T) {
 			refused(e)
 			refused(cl.edge(nil))
 
+			until(t, "the test has NATS again, too", cl.nc.IsConnected)
 			cl.unblock(c.entry.Kind, c.entry.Subject)
 			until(t, "it is let in again", func() bool {
 				status, _ := tokenForms[0].try(t, e, alice)
