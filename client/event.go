@@ -18,7 +18,10 @@ type Event struct {
 	Presence     *wire.PresenceChange
 	Expiring     time.Duration // the token ends in so much time: call Auth
 	Unsubscribed []string      // the server ended these subscriptions
-	Error        *wire.Error   // about no command in particular
+	// The server made this connection join rooms, from these positions on. The
+	// next connection is not in them unless the server wants it, too.
+	Subscribed []wire.Position
+	Error      *wire.Error // about no command in particular
 
 	// These come from a Keeper only.
 	Connected *wire.Connected // a connection began
@@ -116,6 +119,8 @@ func (in *inbound) event() (Event, bool) {
 		e.Expiring = time.Duration(in.Expiring.In) * time.Second
 	case in.Unsubscribed != nil:
 		e.Unsubscribed = in.Unsubscribed.Rooms
+	case in.Subscribed != nil:
+		e.Subscribed = in.Subscribed.Rooms
 	case in.Error != nil:
 		e.Error = in.Error.wire()
 	default:

@@ -104,7 +104,7 @@ func (c *Conn) control(header ws.Header, body io.Reader) error {
 		closed := &CloseError{Close: wire.Close{Status: uint16(status)}}
 		var said inboundError
 		if json.Unmarshal([]byte(reason), &said) == nil {
-			closed.Code, closed.RetryMS = said.Code, said.RetryMS
+			closed.Code, closed.RetryMS, closed.Text = said.Code, said.RetryMS, said.Reason
 		}
 		_ = c.write(ws.OpClose, payload[:min(len(payload), 2)]) // RFC 6455 §5.5.1: echo the status
 		return closed

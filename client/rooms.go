@@ -90,8 +90,8 @@ func (p places) take(in *inbound) {
 		}
 	case in.Connected != nil:
 		p.join(in.Connected.Rooms)
-	case in.Subscribed != nil:
-		p.join(in.Subscribed.Rooms)
+	case in.Subscribed != nil && in.ID != nil:
+		p.join(in.Subscribed.Rooms) // without an id the server joins: it does so for this connection only
 	case in.Reset != nil:
 		if _, ok := p[in.Reset.Room]; ok {
 			p[in.Reset.Room] = *in.Reset

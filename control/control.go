@@ -20,16 +20,21 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"nabat/control/internal/api"
+	"nabat/control/internal/apikeys"
+	"nabat/control/internal/archive"
+	"nabat/control/internal/balance"
 	"nabat/control/internal/blocks"
 	"nabat/control/internal/console"
 	"nabat/control/internal/events"
 	"nabat/control/internal/issuers"
 	"nabat/control/internal/metrics"
 	"nabat/control/internal/nodes"
+	"nabat/control/internal/orders"
 	"nabat/control/internal/policies"
 	"nabat/control/internal/streams"
 	"nabat/control/internal/tokens"
 	"nabat/internal/bus"
+	"nabat/internal/history"
 	"nabat/proto/policy"
 )
 
@@ -40,7 +45,11 @@ type Control struct {
 	log      *slog.Logger
 	nc       *nats.Conn
 	reports  *nats.Conn // a connection of its own: nodes report a lot when many clients come at once
+	recovery *nats.Conn // history is read on a connection of its own
 	js       jetstream.JetStream
+	history  *history.Reader
+	keys     *apikeys.Store
+	balance  *balance.Balancer
 	listener net.Listener
 	tokens   *tokens.Issuer
 	blocks   *blocks.Keeper
@@ -95,9 +104,17 @@ func New(cfg Config, log *slog.Logger, reg *prometheus.Registry) (*Control, erro
 func (c *Control) open(key string, initial *policy.Set, others *issuers.Config, reg *prometheus.Registry) (err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	if c.nc, err = bus.Connect(ctx, bus.Options{URL: c.cfg.NATSURL, Credentials: c.cfg.NATSCredentials, Token: c.cfg.NATSToken,
-		NKey: c.cfg.NATSNKey, Inbox: c.cfg.NATSInbox,
-		Name: "nabat-control", Log: c.log}); err != nil {
+	connect := func(name string) (*nats.Conn, error) {
+		return bus.Connect(ctx, bus.Options{URL: c.cfg.NATSURL, Credentials: c.cfg.NATSCredentials, Token: c.cfg.NATSToken,
+			NKey: c.cfg.NATSNKey, Inbox: c.cfg.NATSInbox, Name: name, Log: c.log})
+	}
+	if c.nc, err = connect("nabat-control"); err != nil {
+		return err
+	}
+	if c.recovery, err = connect("nabat-control history"); err != nil {
+		return err
+	}
+	if c.history, err = history.New(c.recovery, history.Options{Log: c.log}); err != nil {
 		return err
 	}
 	if c.js, err = jetstream.New(c.nc); err != nil {
@@ -119,7 +136,7 @@ func (c *Control) open(key string, initial *policy.Set, others *issuers.Config, 
 	if err := c.observe(ctx, counts); err != nil {
 		return err
 	}
-	c.api = api.New(api.Options{Tokens: c.tokens, Blocks: c.blocks, Policies: c.policies, NATS: c.nc, Picture: c.nodes, Prefix: c.cfg.SubjectPrefix, Key: key, Counts: counts, Log: c.log})
+	c.openAPI(key, counts)
 	pages := http.NewServeMux()
 	pages.Handle("/v1/", c.api.HTTP())
 	pages.Handle("/openapi.yaml", c.api.HTTP())
@@ -128,6 +145,19 @@ func (c *Control) open(key string, initial *policy.Set, others *issuers.Config, 
 		WriteTimeout: time.Minute, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10,
 		ErrorLog: slog.NewLogLogger(c.log.Handler(), slog.LevelDebug)}
 	return nil
+}
+
+// openAPI wires the API and what only it uses.
+func (c *Control) openAPI(key string, counts *metrics.Counts) {
+	sender := orders.New(orders.Options{NATS: c.nc, Nodes: orders.NewLeases(c.js)})
+	c.keys = apikeys.New(c.js)
+	c.balance = balance.New(sender, c.js, c.log)
+	o := api.Options{Tokens: c.tokens, Blocks: c.blocks, Policies: c.policies, NATS: c.nc, JetStream: c.js, Picture: c.nodes, Archive: archive.New(c.history, c.policies, c.cfg.SubjectPrefix),
+		Streams: c.streams, Orders: sender, Balance: c.balance, Prefix: c.cfg.SubjectPrefix, Keys: c.keys, Open: key == "", Counts: counts, Log: c.log}
+	if key != "" {
+		o.Bootstrap = apikeys.NewBootstrap(key)
+	}
+	c.api = api.New(o)
 }
 
 // LoadPolicies reads a policy file; without one the set is open in development
@@ -153,10 +183,11 @@ func (c *Control) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer func() {
-		_ = service.Stop() // an error means that NATS is gone, and the service with it
-		c.api.Wait()
-	}()
+	// An error here means that NATS is gone, and the service with it.
+	defer func() { _ = service.Stop() }()
+	wg.Go(func() { c.history.Run(inner) })
+	wg.Go(func() { c.keys.Run(inner) })
+	wg.Go(func() { c.balance.Run(inner) })
 	watched := make(chan error, 1)
 	wg.Go(func() { watched <- c.nodes.Run(inner) })
 	wg.Go(func() { c.events.Run(inner) })
@@ -267,7 +298,7 @@ func (c *Control) Addr() string { return c.listener.Addr().String() }
 
 func (c *Control) close() {
 	_ = c.listener.Close()
-	for _, nc := range []*nats.Conn{c.nc, c.reports} {
+	for _, nc := range []*nats.Conn{c.nc, c.recovery, c.reports} {
 		if nc != nil {
 			nc.Close()
 		}

@@ -10,6 +10,7 @@ import (
 	"nabat/edge/internal/session"
 	"nabat/edge/internal/transport"
 	"nabat/edge/internal/upstream"
+	"nabat/proto/order"
 	"nabat/proto/wire"
 )
 
@@ -21,6 +22,8 @@ const (
 	// aheadPart is the part of the patience with a history that is spent on a
 	// client which claims to be ahead of it.
 	aheadPart = 6
+	// purgeSkew is by how much the clocks of nodes and control may differ.
+	purgeSkew = 5 * time.Second
 )
 
 // catchup is one subscription that is behind its room's place on this loop. The
@@ -132,6 +135,9 @@ func (b *catchups) lag(ref loop.Ref, room uint32) {
 		return
 	}
 	b.w.counts.Lags.Add(1)
+	if b.w.ears.list != nil {
+		b.w.ears.trouble(ref, order.TapLag, b.w.hub.Name(room))
+	}
 	c := b.behind(ref, room, resume.Lag[*frame.Message](b.w.hub.Place(room).Epoch, b.w.hub.Before(room)))
 	c.lagging, c.notice, c.waiting = true, true, true
 	if newest := b.w.conflating[room]; newest != nil {
@@ -292,6 +298,9 @@ func (b *catchups) hand(c *catchup, client transport.Client) {
 	}
 	c.turn, c.stash = c.stash[:n], c.stash[n:]
 	if len(list) > 0 {
+		if b.w.ears.list != nil {
+			b.w.ears.chunk(c.ref, list)
+		}
 		b.w.queue(c.ref.Slot, c.number, client, list)
 	}
 }
@@ -384,7 +393,7 @@ func (b *catchups) provable(c *catchup, messages int) bool {
 		return false
 	}
 	away := time.Duration(c.awayMS)*time.Millisecond + b.w.loop.Now().Sub(c.began)
-	if c.awayMS == 0 && !c.lagging {
+	if c.awayMS == 0 && !c.lagging || b.w.edge.purges.Load().Since(c.room, b.w.loop.Now().Add(-away-purgeSkew)) {
 		return false
 	}
 	kept := p.History

@@ -25,7 +25,6 @@ import (
 	"nabat/edge/internal/ask"
 	"nabat/edge/internal/blocks"
 	"nabat/edge/internal/frame"
-	"nabat/edge/internal/history"
 	"nabat/edge/internal/metrics"
 	"nabat/edge/internal/quota"
 	"nabat/edge/internal/seats"
@@ -34,6 +33,7 @@ import (
 	"nabat/edge/internal/upstream"
 	"nabat/internal/auth"
 	"nabat/internal/bus"
+	"nabat/internal/history"
 	"nabat/proto/policy"
 	"nabat/proto/wire"
 )
@@ -68,6 +68,7 @@ type Edge struct {
 
 	// Atomic.
 	policies atomic.Pointer[policy.Set]
+	purges   atomic.Pointer[policy.Purges]
 	keyed    atomic.Bool // keys have arrived
 	draining atomic.Bool
 	started  atomic.Bool
@@ -191,6 +192,7 @@ func (e *Edge) Run(ctx context.Context) error {
 		return err
 	}
 	defer leave() // first of all: while there is NATS
+	wg.Go(func() { e.takeOrders(inner) })
 	for _, w := range e.workers {
 		if err := w.accept(); err != nil {
 			return fmt.Errorf("accept: %w", err)

@@ -99,6 +99,9 @@ func (h host) Name(ref session.Ref) (string, string) {
 
 // Send implements session.Host.
 func (h host) Send(ref session.Ref, object wire.Object) {
+	if h.ears.list != nil {
+		h.ears.notice(loop.Ref(ref), object)
+	}
 	if c := h.client(ref); c != nil {
 		c.Say(object)
 	}

@@ -58,7 +58,7 @@ func newReports(e *Edge) (*reports, error) {
 func (r *reports) start(js jetstream.JetStream) (stop func(), err error) {
 	var subs []*nats.Subscription
 	for _, to := range []string{"all", "node." + bus.NodeToken(r.edge.cfg.Node)} {
-		sub, err := r.edge.control.Subscribe("nabat.order."+to+".snapshot", r.snapshot)
+		sub, err := r.edge.control.Subscribe(bus.OrderPrefix+to+".snapshot", r.snapshot)
 		if err != nil {
 			return nil, fmt.Errorf("subscribe to orders: %w", err)
 		}

@@ -21,6 +21,7 @@ func (e *Edge) watch(ctx context.Context, js jetstream.JetStream) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { bus.Watch(ctx, js, bus.BucketConfig, bus.KeyPolicies, e.setPolicies) })
+	wg.Go(func() { bus.Watch(ctx, js, bus.BucketConfig, bus.KeyPurges, e.setPurges) })
 	wg.Go(func() { bus.Watch(ctx, js, bus.BucketConfig, bus.KeyJWKS, keys.setPublic) })
 	wg.Go(func() { bus.Watch(ctx, js, bus.BucketKeys, bus.KeySymmetric, keys.setSymmetric) })
 	wg.Go(func() { bus.Watch(ctx, js, bus.BucketKeys, bus.KeyIssuers, keys.setIssuers) })

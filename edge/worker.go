@@ -16,6 +16,7 @@ import (
 	"nabat/edge/internal/session"
 	"nabat/edge/internal/tlsconn"
 	"nabat/edge/internal/transport"
+	"nabat/proto/order"
 	"nabat/proto/policy"
 	"nabat/proto/wire"
 )
@@ -49,6 +50,7 @@ type worker struct {
 	conflating map[uint32]*conflated
 	turn       uint64
 	blocked    blockSweep
+	ears       ears
 }
 
 var (
@@ -62,6 +64,7 @@ func newWorker(e *Edge, index int, sockets sockets) (*worker, error) {
 	w.presence = presence{w: w, changed: make(map[string]struct{})}
 	w.conflating = make(map[uint32]*conflated)
 	w.blocked = blockSweep{w: w}
+	w.ears = ears{w: w}
 	w.behind = catchups{w: w, list: make(map[key]*catchup)}
 	l, err := loop.New(loop.Options{OnError: func(err error) { e.fail(err) }})
 	if err != nil {
@@ -115,6 +118,9 @@ func (w *worker) EndTurn() {
 	}
 	w.counts.BusMessages.Add(uint64(len(w.taken)))
 	w.hub.Flush(sink{w.writer, w}, w.member)
+	if w.ears.list != nil {
+		w.ears.turn(w.taken)
+	}
 	w.behind.run()
 	w.writer.Flush()
 	w.hub.EndTurn()
@@ -130,7 +136,7 @@ func (w *worker) traced() {
 			continue
 		}
 		if number, ok := w.hub.Number(m.Room); ok {
-			m.Trace.Delivered(w.index, w.hub.MembersOf(number), m.Offset)
+			m.Trace.Delivered(w.index, w.hub.Members(number), m.Offset)
 		}
 	}
 }
@@ -319,6 +325,9 @@ func (w *worker) gap(ref loop.Ref, rooms []uint32) {
 	for _, room := range rooms {
 		if name := w.hub.Name(room); name != "" {
 			w.counts.Notices.Add(1)
+			if w.ears.list != nil {
+				w.ears.trouble(ref, order.TapDrop, name)
+			}
 			c.Say(wire.Object{Value: lossNotice(name, wire.GapSlow)})
 		}
 	}

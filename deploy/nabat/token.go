@@ -22,6 +22,7 @@ type tokenRequest struct {
 	Publish   []string        `json:"publish,omitempty"`
 	Deny      []string        `json:"deny,omitempty"`
 	Rooms     []string        `json:"rooms,omitempty"`
+	UserRoom  bool            `json:"user_room,omitempty"`
 	Info      json.RawMessage `json:"info,omitempty"`
 }
 
@@ -44,6 +45,7 @@ func (a *app) tokenCommand() *cobra.Command {
 	f.StringArrayVar(&r.Publish, "publish", nil, "rooms to publish to, as a pattern")
 	f.StringArrayVar(&r.Deny, "deny", nil, "rooms that are refused whatever else is granted, as a pattern")
 	f.StringArrayVar(&r.Rooms, "room", nil, "a room that is joined at connect")
+	f.BoolVar(&r.UserRoom, "user-room", false, "join user.NAME at connect: the room of all devices of the user")
 	f.DurationVar(&ttl, "ttl", time.Hour, "how long the token is valid")
 	f.DurationVar(&wait, "not-before", 0, "from when on it is valid: so long from now")
 	f.StringVar(&r.Algorithm, "algorithm", "HS256", "HS256 or EdDSA")

@@ -311,6 +311,7 @@ func TestTheProgramsWorkUnderTheirRoles(t *testing.T) {
 	if got, err := c.Call(ctx, "echo", 7); err != nil || string(got.Body) != "7" {
 		t.Errorf("%s, %v", got.Body, err)
 	}
+	operate(t, c, backend)
 	events(t, address, backend)
 	select {
 	case err := <-backend.denied:
@@ -404,6 +405,34 @@ func TestWhatTheRolesMustNotDo(t *testing.T) {
 	if err != nil || !strings.Contains(string(m.Data), `"error"`) {
 		t.Errorf("a consumer of signing: %v, %s", err, m.Data)
 	}
+}
+
+// operate uses what control tells edges, and reads through control.
+func operate(t *testing.T, c *client.Conn, backend *role) {
+	t.Helper()
+	api := func(verb, body, want string) {
+		t.Helper()
+		if m, err := backend.nc.Request(bus.APIPrefix+verb, []byte(body), patience); err != nil || !strings.Contains(string(m.Data), want) {
+			t.Errorf("%s: %s, %v; want %s", verb, m.Data, err, want)
+		}
+	}
+	taps, err := backend.nc.SubscribeSync(bus.TapPrefix + "x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	api("tap", `{"session":"`+c.Connected().Session+`","for":"2s","reply":"`+bus.TapPrefix+`x"}`, `"affected":1`)
+	api("publish", `{"room":"chat.42","text":"by the API"}`, `"offset":`)
+	if m := next(t, c); string(m.Body) != "by the API" {
+		t.Errorf("got %s", m.Body)
+	}
+	if m, err := taps.NextMsg(patience); err != nil || !strings.Contains(string(m.Data), "by the API") {
+		t.Errorf("the tap tells %+v, %v", m, err)
+	}
+	api("history", `{"room":"chat.42","limit":1}`, "by the API")
+	api("snapshot", `{"rooms":["chat.42"]}`, "by the API")
+	api("user.status", `{"user":"alice"}`, `"node":`)
+	api("apikey.create", `{"scopes":["read"]}`, `"secret":"nabat_`)
+	api("history.purge", `{"room":"chat.42"}`, `"up_to":`)
 }
 
 // What the other parts need of the roles: leases, reports, orders and events.

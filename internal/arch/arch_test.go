@@ -18,9 +18,10 @@ var table = []arch.Package{
 	{Path: "proto/grant", Imports: []string{"proto/subject"}, Why: "grants are patterns over rooms"},
 	{Path: "proto/policy", Imports: []string{"proto/subject"}, Why: "policies are patterns over rooms"},
 	{Path: "proto/block", Why: "what revokes tokens and blocks users"},
+	{Path: "proto/order", Imports: []string{"proto/grant"}, Why: "what control tells edges, and what they answer"},
 	{Path: "proto/clientpb", Why: "client.proto, generated: for clients, and for the tests of proto/wire"},
 	{Path: "proto/buspb", Why: "bus.proto, generated: what edges report to control"},
-	{Path: "proto/wire", Imports: []string{"proto/subject", "proto/grant"}, Why: "the client protocol names rooms"},
+	{Path: "proto/wire", Imports: []string{"proto/grant", "proto/subject"}, Why: "the client protocol names rooms"},
 
 	// Shared leaves. They know the contract and never a program.
 	{Path: "internal/arch", Why: "reads the repository, not the program"},
@@ -28,6 +29,7 @@ var table = []arch.Package{
 	{Path: "internal/natsdev", Why: "an embedded NATS server: for dev, for tests, and by a file of its own"},
 	{Path: "internal/bus", Imports: []string{"proto/subject"}, Why: "names on the bus and how to connect to it"},
 	{Path: "internal/auth", Imports: []string{"proto/grant", "proto/wire"}, Why: "verifies tokens; refusals are wire errors"},
+	{Path: "internal/history", Why: "stored messages out of JetStream; knows no rooms and no frames"},
 	{Path: "internal/ops", Why: "the operations port; told by the caller what is ready"},
 
 	// The edge, bottom up.
@@ -40,13 +42,12 @@ var table = []arch.Package{
 	{Path: "edge/internal/rate", Why: "a token bucket; the caller has the clock"},
 	{Path: "edge/internal/quota", Imports: []string{"edge/internal/rate"}, Why: "buckets by whose they are, over all loops"},
 	{Path: "edge/internal/seats", Why: "counts connections by whose they are, over all loops"},
-	{Path: "edge/internal/session", Imports: []string{"edge/internal/rate", "proto/wire", "proto/grant", "proto/policy", "proto/subject"}, Why: "the protocol as a pure machine"},
+	{Path: "edge/internal/session", Imports: []string{"edge/internal/rate", "proto/grant", "proto/policy", "proto/subject", "proto/wire"}, Why: "the protocol as a pure machine"},
 	{Path: "edge/internal/blocks", Imports: []string{"edge/internal/session", "proto/block", "proto/wire"}, Why: "who may not be here though the token is good"},
 	{Path: "edge/internal/hub", Imports: []string{"edge/internal/frame"}, Why: "membership: which connection is in which room"},
 	{Path: "edge/internal/conflate", Imports: []string{"edge/internal/frame"}, Why: "the newest message of each key"},
-	{Path: "edge/internal/history", Why: "stored messages out of JetStream; knows no rooms and no frames"},
 	{Path: "edge/internal/ask", Why: "requests to backends and their replies; knows no rooms and no clients"},
-	{Path: "edge/internal/upstream", Imports: []string{"edge/internal/frame", "edge/internal/history", "edge/internal/metrics", "edge/internal/resume", "internal/bus", "proto/buspb", "proto/policy", "proto/subject", "proto/wire"}, Why: "the NATS side: bodies become frames"},
+	{Path: "edge/internal/upstream", Imports: []string{"edge/internal/frame", "edge/internal/metrics", "edge/internal/resume", "internal/bus", "internal/history", "proto/buspb", "proto/policy", "proto/subject", "proto/wire"}, Why: "the NATS side: bodies become frames"},
 	{Path: "edge/internal/report", Imports: []string{"internal/bus", "proto/buspb"}, Why: "what control is told; knows no loop and no session"},
 	{Path: "edge/internal/tlsconn", Imports: []string{"edge/internal/metrics"}, Why: "TLS without a socket: bytes in, bytes out; alone knows crypto/tls"},
 	{Path: "edge/internal/listen", Imports: []string{"edge/internal/loop", "edge/internal/metrics", "edge/internal/rate", "edge/internal/seats", "edge/internal/tlsconn", "proto/wire"}, Why: "sockets and request heads, before there is a transport"},
@@ -54,16 +55,20 @@ var table = []arch.Package{
 	{Path: "edge/internal/transport/ws", Imports: []string{"edge/internal/frame", "edge/internal/loop", "edge/internal/transport", "proto/wire"}, Why: "WebSocket bytes"},
 	{Path: "edge/internal/transport/sse", Imports: []string{"edge/internal/frame", "edge/internal/loop", "edge/internal/transport", "proto/wire"}, Why: "event-stream bytes"},
 	{Path: "edge", Imports: []string{
-		"edge/internal/conflate", "edge/internal/frame", "edge/internal/history", "edge/internal/hub", "edge/internal/listen", "edge/internal/loop", "edge/internal/metrics", "edge/internal/outq", "edge/internal/resume",
-		"edge/internal/rate", "edge/internal/report", "edge/internal/seats", "edge/internal/session", "edge/internal/tlsconn", "edge/internal/tracing", "edge/internal/transport", "edge/internal/transport/sse", "edge/internal/transport/ws", "edge/internal/upstream", "edge/internal/quota", "edge/internal/ask",
-		"edge/internal/blocks", "edge/internal/conflate", "edge/internal/frame", "edge/internal/history", "edge/internal/hub", "edge/internal/listen", "edge/internal/loop", "edge/internal/metrics", "edge/internal/outq", "edge/internal/resume",
-		"edge/internal/rate", "edge/internal/seats", "edge/internal/session", "edge/internal/tlsconn", "edge/internal/tracing", "edge/internal/transport", "edge/internal/transport/sse", "edge/internal/transport/ws", "edge/internal/upstream",
-		"internal/auth", "internal/bus", "internal/config", "proto/buspb", "proto/grant", "proto/policy", "proto/subject", "proto/wire",
+		"edge/internal/ask", "edge/internal/blocks", "edge/internal/conflate", "edge/internal/frame", "edge/internal/hub", "edge/internal/listen",
+		"edge/internal/loop", "edge/internal/metrics", "edge/internal/outq", "edge/internal/quota", "edge/internal/rate", "edge/internal/report",
+		"edge/internal/resume", "edge/internal/seats", "edge/internal/session", "edge/internal/tlsconn", "edge/internal/tracing", "edge/internal/transport",
+		"edge/internal/transport/sse", "edge/internal/transport/ws", "edge/internal/upstream", "internal/auth", "internal/bus", "internal/config",
+		"internal/history", "proto/buspb", "proto/grant", "proto/order", "proto/policy", "proto/subject", "proto/wire",
 	}, Why: "wires the edge: the only place where its parts meet"},
 
 	// Control, bottom up.
 	{Path: "control/internal/metrics", Why: "counters"},
-	{Path: "control/internal/tokens", Imports: []string{"internal/auth", "internal/bus", "proto/grant"}, Why: "keys and what is signed with them"},
+	{Path: "control/internal/apikeys", Imports: []string{"internal/bus", "proto/subject"}, Why: "the keys of the HTTP API, as digests"},
+	{Path: "control/internal/orders", Imports: []string{"internal/bus", "proto/order"}, Why: "orders to edges, and who has answered"},
+	{Path: "control/internal/balance", Imports: []string{"control/internal/orders", "internal/bus", "proto/order"}, Why: "connections of edges, evened out by orders"},
+	{Path: "control/internal/archive", Imports: []string{"internal/bus", "internal/history", "proto/policy", "proto/subject", "proto/wire"}, Why: "stored messages of rooms as the API shows them"},
+	{Path: "control/internal/tokens", Imports: []string{"internal/auth", "internal/bus", "proto/grant", "proto/wire"}, Why: "keys and what is signed with them"},
 	{Path: "control/internal/blocks", Imports: []string{"internal/auth", "internal/bus", "proto/block"}, Why: "revoked tokens and blocked users, on the bus"},
 	{Path: "control/internal/issuers", Imports: []string{"control/internal/metrics", "internal/auth", "internal/bus", "proto/grant"}, Why: "keys of others, from their servers to the bus"},
 	{Path: "control/internal/policies", Imports: []string{"internal/bus", "proto/policy"}, Why: "policies from file to bus"},
@@ -73,24 +78,21 @@ var table = []arch.Package{
 	{Path: "control/internal/events", Imports: []string{"control/internal/metrics", "control/internal/presence", "internal/bus", "proto/buspb", "proto/subject"}, Why: "what presence has to tell, in JetStream and to edges"},
 	{Path: "control/internal/console", Why: "pages: files and nothing else"},
 	{Path: "control/internal/api", Imports: []string{
-		"control/internal/blocks", "control/internal/metrics", "control/internal/nodes", "control/internal/policies", "control/internal/presence", "control/internal/tokens", "internal/bus", "proto", "proto/block", "proto/grant", "proto/subject",
+		"control/internal/apikeys", "control/internal/archive", "control/internal/balance", "control/internal/blocks", "control/internal/metrics",
+		"control/internal/nodes", "control/internal/orders", "control/internal/policies", "control/internal/presence", "control/internal/streams",
+		"control/internal/tokens", "internal/auth", "internal/bus", "internal/history", "proto", "proto/block", "proto/grant", "proto/order", "proto/policy",
+		"proto/subject", "proto/wire",
 	}, Why: "the verbs, over HTTP and NATS"},
 	{Path: "control", Imports: []string{
-		"control/internal/api", "control/internal/blocks", "control/internal/console", "control/internal/issuers", "control/internal/metrics", "control/internal/policies", "control/internal/streams",
-		"control/internal/metrics", "control/internal/nodes", "control/internal/policies", "control/internal/presence", "control/internal/tokens", "internal/bus", "proto", "proto/grant", "proto/subject",
-		"control/internal/api", "control/internal/console", "control/internal/events", "control/internal/metrics", "control/internal/nodes", "control/internal/policies",
-		"control/internal/presence", "control/internal/streams",
-		"control/internal/api", "control/internal/blocks", "control/internal/console", "control/internal/events", "control/internal/issuers", "control/internal/metrics", "control/internal/nodes",
-		"control/internal/policies", "control/internal/presence", "control/internal/streams",
-		"control/internal/tokens", "internal/bus", "proto/policy", "proto/subject",
+		"control/internal/api", "control/internal/apikeys", "control/internal/archive", "control/internal/balance", "control/internal/blocks",
+		"control/internal/console", "control/internal/events", "control/internal/issuers", "control/internal/metrics", "control/internal/nodes",
+		"control/internal/orders", "control/internal/policies", "control/internal/presence", "control/internal/streams", "control/internal/tokens",
+		"internal/bus", "internal/history", "proto", "proto/grant", "proto/policy", "proto/subject",
 	}, Why: "wires control: the only place where its parts meet"},
 
 	// What people import, and the programs.
 	{Path: "client", Imports: []string{"proto/wire"}, Why: "the Go client: the contract and a socket"},
-	{Path: "deploy/nabat", Imports: []string{
-		"client", "control", "edge", "internal/auth", "internal/bus", "internal/config", "internal/natsdev", "internal/ops",
-		"proto/grant", "proto/policy", "proto/subject", "proto/wire",
-	}, Why: "the binary: parses, wires, runs"},
+	{Path: "deploy/nabat", Imports: []string{"client", "control", "edge", "internal/auth", "internal/bus", "internal/config", "internal/natsdev", "internal/ops", "proto/grant", "proto/order", "proto/policy", "proto/subject", "proto/wire"}, Why: "the binary: parses, wires, runs"},
 
 	// The load test. It drives programs from outside and imports neither.
 	{Path: "loadtest/account", Why: "processor time and memory of another process"},
@@ -102,9 +104,7 @@ var table = []arch.Package{
 	{Path: "loadtest/floor", Imports: []string{"loadtest/account", "loadtest/certificate", "loadtest/swarm"}, Why: "the same system calls and no logic"},
 	{Path: "loadtest/target", Imports: []string{"loadtest/certificate", "loadtest/floor", "loadtest/swarm"}, Why: "what is driven: ours, a peer, the floor"},
 	{Path: "loadtest/scenario", Imports: []string{"loadtest/account", "loadtest/chat", "loadtest/report", "loadtest/swarm", "loadtest/target"}, Why: "what is measured"},
-	{Path: "loadtest", Imports: []string{
-		"internal/natsdev", "loadtest/account", "loadtest/checker", "loadtest/floor", "loadtest/report", "loadtest/scenario", "loadtest/swarm", "loadtest/target",
-	}, Why: "the program: parses, wires, runs; and starts a bus where the user has none"},
+	{Path: "loadtest", Imports: []string{"internal/natsdev", "loadtest/account", "loadtest/checker", "loadtest/floor", "loadtest/report", "loadtest/scenario", "loadtest/swarm", "loadtest/target"}, Why: "the program: parses, wires, runs; and starts a bus where the user has none"},
 }
 
 var rules = arch.Rules{

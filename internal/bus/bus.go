@@ -24,15 +24,21 @@ const (
 	KeyPolicies  = "policies"
 	KeyJWKS      = "jwks"
 	KeyStreams   = "streams" // only control reads it
+	KeyPurges    = "purges"  // what was removed from history by hand
+
+	KeyRebalance = "rebalance" // how far a rebalance is; only control reads it
 
 	BucketKeys   = "NABAT_KEYS" // secrets: only edges and control may read
 	KeySymmetric = "keys"
 	KeyIssuers   = "issuers"
 	KeySigning   = "signing" // only control may read
+	KeyAPIKeys   = "apikeys" // digests of the keys of the HTTP API; only control may read
 
 	BucketBlocks = "NABAT_BLOCKS" // revoked tokens and blocked users
 
-	APIPrefix = "nabat.api."
+	APIPrefix   = "nabat.api."
+	OrderPrefix = "nabat.order." // all.<verb>, and node.<node>.<verb>
+	TapPrefix   = "nabat.tap."   // what taps tell, behind it one token of who listens
 
 	LivePrefix   = "live."         // default prefix of the stored copies, before shard and room
 	StreamPrefix = "NABAT_"        // of the names of history streams

@@ -6,6 +6,7 @@ package wire
 import (
 	"net/http"
 	"strconv"
+	"time"
 )
 
 // Code names an error or a close. It is also the metric label.
@@ -67,6 +68,9 @@ const (
 	ConnectTimeout Code = "connect_timeout"
 	SlowConsumer   Code = "slow"
 	Drain          Code = "drain"
+	Kicked         Code = "kicked"
+	Moved          Code = "moved"
+	Removed        Code = "removed"
 )
 
 // Entry is one row of the table of codes.
@@ -128,6 +132,9 @@ var Table = []Entry{
 	{Protocol, 400, 4010, false, "Too many bad commands on one connection."},
 	{ConnectTimeout, 408, 4011, false, "No connect command arrived in time."},
 	{SlowConsumer, 503, 4100, true, "The client read too slowly for a room whose policy does not drop."},
+	{Kicked, 403, 4005, false, "The server ended the connection for good."},
+	{Removed, 403, 0, false, "The server took the client out of the room."},
+	{Moved, 503, 4201, true, "The server sends the client to another node."},
 	{Drain, 503, 4200, true, "The node is stopping; come back now, and reach another one."},
 }
 
@@ -166,6 +173,7 @@ type Close struct {
 	Status  uint16
 	Code    Code
 	RetryMS int
+	Text    string // for people; empty for none
 }
 
 // The closes that have no error before them.
@@ -176,7 +184,13 @@ var (
 	CloseRateLimited    = Close{Status: 4103, Code: RateLimited, RetryMS: 5000}
 	CloseSlow           = Close{Status: 4100, Code: SlowConsumer, RetryMS: 2000}
 	CloseDrain          = Close{Status: 4200, Code: Drain, RetryMS: 200}
+	CloseKicked         = Close{Status: 4005, Code: Kicked}
 )
+
+// CloseMoved sends a client elsewhere; of many, each after another time.
+func CloseMoved(after time.Duration) Close {
+	return Close{Status: 4201, Code: Moved, RetryMS: int(after.Milliseconds())}
+}
 
 // Returns reports whether the client should come back: not after 4000–4099, but
 // for 4001, with a fresh token.
@@ -196,5 +210,12 @@ func CloseFor(e *Error) Close {
 // Reason is the close frame's reason: one small JSON object, at most 123 bytes
 // (RFC 6455 §5.5).
 func (c Close) Reason() string {
-	return `{"code":"` + string(c.Code) + `","retry_ms":` + strconv.Itoa(c.RetryMS) + `}`
+	const most = 123
+	short := `{"code":"` + string(c.Code) + `","retry_ms":` + strconv.Itoa(c.RetryMS)
+	if c.Text != "" {
+		if long := append(appendText([]byte(short+`,"reason":`), c.Text), '}'); len(long) <= most {
+			return string(long)
+		}
+	}
+	return short + "}"
 }

@@ -225,7 +225,11 @@ func TestCloseVectors(t *testing.T) {
 				return // of a proxy, of RFC 6455 or of a later version
 			}
 			seen[v.Code] = true
-			c := Close{Status: v.Status, Code: v.Code, RetryMS: v.RetryMS}
+			var said struct{ Reason string }
+			if err := json.Unmarshal([]byte(v.Reason), &said); err != nil {
+				t.Fatal(err)
+			}
+			c := Close{Status: v.Status, Code: v.Code, RetryMS: v.RetryMS, Text: said.Reason}
 			if e.Close != v.Status || c.Reason() != v.Reason {
 				t.Errorf("close %d %s, want %d %s", e.Close, c.Reason(), v.Status, v.Reason)
 			}

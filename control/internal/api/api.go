@@ -3,162 +3,246 @@
 package api
 
 import (
-	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nats.go/micro"
 
+	"nabat/control/internal/apikeys"
+	"nabat/control/internal/archive"
+	"nabat/control/internal/balance"
 	"nabat/control/internal/blocks"
 	"nabat/control/internal/metrics"
+	"nabat/control/internal/orders"
 	"nabat/control/internal/policies"
 	"nabat/control/internal/tokens"
 	"nabat/internal/bus"
 )
 
+// Purger removes what is stored of a room.
+type Purger interface {
+	Purge(ctx context.Context, room string) (upTo uint64, err error)
+}
+
 // Options of an API.
 type Options struct {
-	Tokens   *tokens.Issuer
-	Blocks   *blocks.Keeper
-	Policies *policies.Publisher
-	NATS     *nats.Conn
-	Picture  Picture
-	Prefix   string // of room subjects
-	Key      string // that HTTP callers show; empty: open
-	Counts   *metrics.Counts
-	Log      *slog.Logger
+	Tokens    *tokens.Issuer
+	Blocks    *blocks.Keeper
+	Policies  *policies.Publisher
+	NATS      *nats.Conn
+	Picture   Picture
+	JetStream jetstream.JetStream
+	Archive   *archive.Archive
+	Streams   Purger
+	Orders    *orders.Sender
+	Balance   *balance.Balancer
+	Prefix    string             // of room subjects
+	Bootstrap *apikeys.Bootstrap // the key of the configuration; nil for none
+	Keys      *apikeys.Store
+	Open      bool // HTTP callers need no key
+	Counts    *metrics.Counts
+	Log       *slog.Logger
+
+	names []string // of the verbs, set by New
 }
 
 // API answers requests. Safe from any goroutine.
 type API struct {
-	opts  Options
-	verbs []verb
-
-	waiting sync.WaitGroup // requests over NATS that may wait for what was reported
-	places  chan struct{}  // bounds them
+	opts   Options
+	verbs  []*verb
+	places chan struct{} // a token for each request that is being answered
 }
 
-// maxWaiting bounds the requests about presence that are answered at once.
-const maxWaiting = 1024
-
-// verb is one request of the API, however it arrives.
-type verb struct {
-	name   string // behind nabat.api.
-	method string // HTTP
-	path   string
-	handle func(body []byte) (any, error)
-
-	// Of verbs that may wait, instead of handle; over HTTP their requests come in
-	// path and query.
-	wait   func(ctx context.Context, body []byte) (any, error)
-	fields []string
-}
-
-// Error is a refusal: an HTTP status, a code for programs and words for people.
-type Error struct {
-	Status int    `json:"-"`
-	Code   string `json:"code"`
-	Reason string `json:"reason"`
-}
-
-func (e *Error) Error() string { return e.Code + ": " + e.Reason }
-
-func badRequest(format string, args ...any) *Error {
-	return &Error{400, "bad_request", fmt.Sprintf(format, args...)}
-}
+const (
+	// maxRequests bounds the requests that one replica answers at once.
+	maxRequests = 256
+	// timeout bounds one request.
+	timeout = 15 * time.Second
+)
 
 // New returns the API.
 func New(o Options) *API {
-	a := &API{opts: o, places: make(chan struct{}, maxWaiting)}
-	a.verbs = []verb{
-		{name: "token.issue", method: "POST", path: "/v1/tokens", handle: a.issueToken},
-		{name: "publish", method: "POST", path: "/v1/publish", handle: a.publish},
-		{name: "policies", method: "GET", path: "/v1/policies", handle: a.policies},
-		{name: "jwks", method: "GET", path: "/v1/jwks", handle: a.jwks},
-		{name: "presence", method: "GET", path: "/v1/rooms/{room}/presence", wait: typed(a.members), fields: []string{"room", "#limit", "after"}},
-		{name: "rooms", method: "GET", path: "/v1/rooms", wait: typed(a.rooms), fields: []string{"prefix", "search", "sort", "#limit", "after"}},
-		{name: "nodes", method: "GET", path: "/v1/nodes", wait: typed(a.nodes), fields: []string{}},
-		{name: "user.presence", method: "GET", path: "/v1/users/{user}/presence", wait: typed(a.user), fields: []string{"user"}},
+	a := &API{opts: o, places: make(chan struct{}, maxRequests)}
+	for _, list := range [][]verb{
+		access{&a.opts}.verbs(), a.keyVerbs(), messages{&a.opts}.verbs(), users{&a.opts}.verbs(), edges{&a.opts}.verbs(), whereabouts{&a.opts}.verbs(), apiKeys{&a.opts}.verbs(),
+	} {
+		for i := range list {
+			a.verbs = append(a.verbs, &list[i])
+			a.opts.names = append(a.opts.names, list[i].name)
+		}
 	}
-	a.verbs = append(a.verbs, a.keyVerbs()...)
 	return a
+}
+
+// service is the API over NATS.
+type service struct {
+	micro.Service
+	running sync.WaitGroup
+}
+
+// Stop answers what came and takes no more.
+func (s *service) Stop() error {
+	err := s.Service.Stop()
+	s.running.Wait()
+	return err
 }
 
 // Serve answers over NATS until the service is stopped. Replicas share the work.
 func (a *API) Serve() (micro.Service, error) {
-	service, err := micro.AddService(a.opts.NATS, micro.Config{Name: "nabat-api", Version: "1.0.0",
-		Description: "Nabat's API: tokens, publish, policies. proto/BUS.md describes every request."})
+	added, err := micro.AddService(a.opts.NATS, micro.Config{Name: "nabat-api", Version: "1.1.0",
+		Description:  "Nabat's API. proto/BUS.md describes every request; the endpoints' metadata hold their schemas.",
+		StatsHandler: func(e *micro.Endpoint) any { return a.opts.Counts.Of(verbName(e.Name)) }})
 	if err != nil {
 		return nil, fmt.Errorf("NATS service: %w", err)
 	}
+	s := &service{Service: added}
 	for _, v := range a.verbs {
-		err := service.AddEndpoint(endpointName(v.name), micro.HandlerFunc(func(r micro.Request) {
-			if v.wait == nil {
-				a.respond(v, r)
-				return
-			}
-			a.places <- struct{}{}
-			a.waiting.Go(func() {
-				defer func() { <-a.places }()
-				a.respond(v, r)
-			})
-		}), micro.WithEndpointSubject(bus.APIPrefix+v.name))
+		err := s.AddEndpoint(endpointName(v.name), micro.HandlerFunc(func(r micro.Request) { a.take(s, v, r) }),
+			micro.WithEndpointSubject(bus.APIPrefix+v.name), micro.WithEndpointMetadata(allSchemas()[v.name].metadata(v)))
 		if err != nil {
-			return nil, errors.Join(fmt.Errorf("NATS endpoint %s: %w", v.name, err), service.Stop())
+			return nil, errors.Join(fmt.Errorf("NATS endpoint %s: %w", v.name, err), s.Stop())
 		}
 	}
-	return service, nil
+	return s, nil
 }
 
-// respond answers one request over NATS. The caller may be gone: nothing to do
-// about it.
-func (a *API) respond(v verb, r micro.Request) {
-	ctx := context.WithValue(context.Background(), seenKey{}, r.Headers().Get(bus.HeaderSeen))
-	reply, err := a.run(ctx, v, "nats", r.Data())
-	if err != nil {
-		_ = r.Error(err.Code, err.Reason, encode(map[string]any{"error": err}))
+// take answers one request of NATS on a goroutine of its own: one that waits
+// for JetStream must not hold up the next.
+func (a *API) take(s *service, v *verb, r micro.Request) {
+	from := caller{name: "nats", via: "nats", id: requestID(r.Headers().Get(headerRequest)), seen: r.Headers().Get(bus.HeaderSeen)}
+	if !a.enter() {
+		a.respond(r.Reply(), from.id, nil, a.crowded(v, from))
 		return
 	}
-	_ = r.Respond(encode(reply))
+	body, reply := r.Data(), r.Reply()
+	s.running.Go(func() {
+		defer a.leave()
+		answer, err := a.run(context.Background(), v, from, body)
+		a.respond(reply, from.id, answer, err)
+	})
 }
 
-// Wait returns when the requests that came over NATS before the service was
-// stopped are answered.
-func (a *API) Wait() { a.waiting.Wait() }
+func (a *API) enter() bool {
+	select {
+	case a.places <- struct{}{}:
+		return true
+	default:
+		return false
+	}
+}
+
+func (a *API) leave() { <-a.places }
+
+func (a *API) crowded(v *verb, from caller) *Error {
+	a.opts.Counts.Request(v.name, from.via, overloaded, 0)
+	return refuse(overloaded, "%d requests are being answered, as many as this replica takes at once", maxRequests)
+}
+
+// headerRequest names a request in logs and answers.
+const headerRequest = "Nabat-Request-Id"
+
+// respond answers over NATS in the form of micro services.
+func (a *API) respond(to, id string, reply any, err *Error) {
+	m := &nats.Msg{Subject: to, Header: nats.Header{headerRequest: {id}}}
+	if err != nil {
+		m.Header.Set(micro.ErrorCodeHeader, err.Code)
+		m.Header.Set(micro.ErrorHeader, oneLine(err.Reason))
+		m.Data = encode(map[string]any{"error": err})
+	} else {
+		m.Data = encode(reply)
+	}
+	if to == "" {
+		return // nobody waits
+	}
+	if int64(len(m.Data)) > a.opts.NATS.MaxPayload()-4096 {
+		a.respond(to, id, nil, refuse(tooLarge, "the answer has %d bytes, more than NATS takes: ask for less", len(m.Data)))
+		return
+	}
+	_ = a.opts.NATS.PublishMsg(m) // NATS is away: the caller waits in vain and asks again
+}
+
+// oneLine is a reason as a header can carry it.
+func oneLine(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return ' '
+		}
+		return r
+	}, s)
+}
+
+// requestID is the id that the caller gave, or a new one.
+func requestID(given string) string {
+	const most = 64
+	ok := given != "" && len(given) <= most
+	for _, c := range []byte(given) {
+		ok = ok && c > ' ' && c < 0x7f
+	}
+	if ok {
+		return given
+	}
+	return rand.Text()
+}
 
 // endpointName: a micro endpoint's name has no dots.
-func endpointName(verb string) string {
-	return string(bytes.ReplaceAll([]byte(verb), []byte("."), []byte("-")))
-}
+func endpointName(verb string) string { return strings.ReplaceAll(verb, ".", "-") }
+func verbName(endpoint string) string { return strings.ReplaceAll(endpoint, "-", ".") }
 
 // run answers one request and counts it.
-func (a *API) run(ctx context.Context, v verb, via string, body []byte) (any, *Error) {
+func (a *API) run(ctx context.Context, v *verb, from caller, body []byte) (any, *Error) {
 	begin := time.Now()
+	ctx, cancel := context.WithTimeout(withCaller(ctx, from), timeout)
+	defer cancel()
+	problem := from.mayUse(v)
 	var reply any
-	var err error
-	if v.wait != nil {
-		reply, err = v.wait(ctx, body)
-	} else {
-		reply, err = v.handle(body)
+	if problem == nil {
+		var err error
+		if reply, err = v.handle.run(ctx, body); err != nil {
+			problem = a.refusal(ctx, v, from, err)
+		}
 	}
 	code := "ok"
-	var refused *Error
-	if err != nil {
-		if !errors.As(err, &refused) {
-			a.opts.Log.Error("an API request failed", "verb", v.name, "error", err)
-			refused = &Error{500, "internal", "the request failed; control's log says why"}
-		}
-		code = refused.Code
+	if problem != nil {
+		code = problem.Code
 	}
-	a.opts.Counts.Request(v.name, via, code, time.Since(begin).Seconds())
-	return reply, refused
+	a.opts.Counts.Request(v.name, from.via, code, time.Since(begin).Seconds())
+	if v.scope != scopeRead && v.scope != scopePublish && v.scope != scopeOpen {
+		a.opts.Log.Info("API request", "verb", v.name, "by", from.name, "via", from.via, "request", from.id, "result", code)
+	}
+	return reply, problem
+}
+
+// refusal is what the caller is told of an error.
+func (a *API) refusal(ctx context.Context, v *verb, from caller, err error) *Error {
+	var refused *Error
+	switch {
+	case errors.As(err, &refused):
+		return refused
+	case ctx.Err() != nil, nobody(err):
+		return refuse(unavailable, "%v", err)
+	}
+	a.opts.Log.Error("an API request failed", "verb", v.name, "by", from.name, "request", from.id, "error", err)
+	return refuse(internalCode, "the request failed; control's log says why, under %s", from.id)
+}
+
+// nobody reports whether err says that NATS does not answer.
+func nobody(err error) bool {
+	for _, e := range []error{nats.ErrNoResponders, nats.ErrTimeout, nats.ErrConnectionClosed, nats.ErrConnectionReconnecting, nats.ErrDisconnected,
+		nats.ErrReconnectBufExceeded, jetstream.ErrNoStreamResponse, context.DeadlineExceeded} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
 }
 
 func encode(v any) []byte {
@@ -167,23 +251,7 @@ func encode(v any) []byte {
 	}
 	data, err := json.Marshal(v)
 	if err != nil {
-		panic("api: " + err.Error()) // replies are texts and numbers
+		panic("api: " + err.Error()) // replies are texts, numbers and JSON
 	}
 	return data
-}
-
-// decode reads a request strictly: one object, no unknown field.
-func decode(body []byte, into any) *Error {
-	d := json.NewDecoder(bytes.NewReader(body))
-	d.DisallowUnknownFields()
-	if err := d.Decode(into); err != nil {
-		if errors.Is(err, io.EOF) {
-			return badRequest("the body is empty: it must be a JSON object")
-		}
-		return badRequest("the body is not the JSON object of this request: %v", err)
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return badRequest("there is more behind the JSON object")
-	}
-	return nil
 }

@@ -15,13 +15,13 @@ import (
 // keyVerbs are the requests about keys, revoked tokens and blocked users.
 func (a *API) keyVerbs() []verb {
 	return []verb{
-		{name: "token.revoke", method: "POST", path: "/v1/tokens/revoke", handle: a.revokeToken},
-		{name: "user.revoke", method: "POST", path: "/v1/users/revoke", handle: a.revokeUser},
-		{name: "user.block", method: "POST", path: "/v1/users/block", handle: a.blockUser},
-		{name: "user.unblock", method: "POST", path: "/v1/users/unblock", handle: a.unblockUser},
-		{name: "block.list", method: "GET", path: "/v1/blocks", handle: a.listBlocks},
-		{name: "keys.list", method: "GET", path: "/v1/keys", handle: a.listKeys},
-		{name: "keys.rotate", method: "POST", path: "/v1/keys/rotate", handle: a.rotateKeys},
+		{"token.revoke", scopeTokens, "POST", "/v1/tokens/revoke", plain(a.revokeToken)},
+		{"user.revoke", scopeTokens, "POST", "/v1/users/revoke", plain(a.revokeUser)},
+		{"user.block", scopeUsers, "POST", "/v1/users/block", plain(a.blockUser)},
+		{"user.unblock", scopeUsers, "POST", "/v1/users/unblock", plain(a.unblockUser)},
+		{"block.list", scopeRead, "GET", "/v1/blocks", plain(a.listBlocks)},
+		{"keys.list", scopeRead, "GET", "/v1/keys", plain(a.listKeys)},
+		{"keys.rotate", scopeAdmin, "POST", "/v1/keys/rotate", plain(a.rotateKeys)},
 	}
 }
 
@@ -38,10 +38,10 @@ func refused(err error) error {
 	case errors.As(err, &badBlock):
 		return badRequest("%s", badBlock.Reason)
 	case errors.Is(err, tokens.ErrNotReady), errors.Is(err, blocks.ErrNotReady):
-		return &Error{503, "unavailable", err.Error()}
+		return refuse(unavailable, "%v", err)
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, nats.ErrNoResponders), errors.Is(err, nats.ErrTimeout),
 		errors.Is(err, nats.ErrConnectionReconnecting), errors.Is(err, nats.ErrReconnectBufExceeded), errors.Is(err, nats.ErrConnectionClosed), errors.Is(err, nats.ErrDisconnected):
-		return &Error{503, "unavailable", "NATS did not confirm it: " + err.Error()}
+		return refuse(unavailable, "NATS did not confirm it: %v", err)
 	}
 	return err
 }

@@ -1,7 +1,11 @@
 // Package metrics counts what control does.
 package metrics
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
 
 // Counts are control's metrics. Safe from any goroutine.
 type Counts struct {
@@ -11,6 +15,18 @@ type Counts struct {
 	fetches  *prometheus.CounterVec
 	fetched  *prometheus.GaugeVec
 	presence presenceCounts
+
+	// mu guards verbs.
+	mu    sync.Mutex
+	verbs map[string]Verb
+}
+
+// Verb is what one verb of the API did so far, over NATS and HTTP.
+type Verb struct {
+	Requests uint64  `json:"requests"`
+	Errors   uint64  `json:"errors"`
+	Seconds  float64 `json:"seconds"` // all requests together
+	Last     string  `json:"last_error,omitempty"`
 }
 
 // States of history streams.
@@ -23,7 +39,7 @@ const (
 
 // New returns fresh counts.
 func New() *Counts {
-	return &Counts{
+	return &Counts{verbs: make(map[string]Verb),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "nabat_control_requests_total",
 			Help: "API requests, by verb, by the way they came (nats or http) and by result code."}, []string{"verb", "via", "code"}),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "nabat_control_request_seconds",
@@ -67,4 +83,21 @@ func (c *Counts) Issuer(issuer, result string) {
 func (c *Counts) Request(verb, via, code string, seconds float64) {
 	c.requests.WithLabelValues(verb, via, code).Inc()
 	c.seconds.WithLabelValues(verb).Observe(seconds)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	v := c.verbs[verb]
+	v.Requests++
+	v.Seconds += seconds
+	if code != "ok" {
+		v.Errors++
+		v.Last = code
+	}
+	c.verbs[verb] = v
+}
+
+// Of is what a verb did so far.
+func (c *Counts) Of(verb string) Verb {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.verbs[verb]
 }

@@ -86,6 +86,6 @@ func (k *Keeper) order(node string, loops []uint32) {
 	}
 	k.opts.Counts.SnapshotAsked()
 	// An error means that NATS is away: it is asked again.
-	_ = k.opts.NATS.PublishMsg(&nats.Msg{Subject: "nabat.order.node." + bus.NodeToken(node) + ".snapshot",
+	_ = k.opts.NATS.PublishMsg(&nats.Msg{Subject: bus.OrderPrefix + "node." + bus.NodeToken(node) + ".snapshot",
 		Reply: k.inbox + "." + strconv.FormatInt(time.Now().UnixNano(), 36), Data: body})
 }

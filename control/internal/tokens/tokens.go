@@ -15,6 +15,7 @@ import (
 
 	"nabat/internal/auth"
 	"nabat/proto/grant"
+	"nabat/proto/wire"
 )
 
 // Options of an Issuer.
@@ -115,6 +116,27 @@ func (i *Issuer) sign(k *auth.SigningKey, r Request, now time.Time) (*Token, err
 		return nil, fmt.Errorf("sign: %w", err)
 	}
 	return &Token{Token: token, Expires: c.Expires, Key: k.ID, ID: c.ID}, nil
+}
+
+// Verify checks a token as edges do, by the keys of the cluster and those of
+// other issuers; these may be nil.
+func (i *Issuer) Verify(token string, issuers *auth.KeySet, now time.Time) (*auth.Verified, *wire.Error, error) {
+	keys := i.keys.Load()
+	if keys == nil {
+		return nil, nil, ErrNotReady
+	}
+	public, err := auth.ParseJWKS(auth.EncodeJWKS(*keys...))
+	if err != nil {
+		return nil, nil, fmt.Errorf("public keys: %w", err)
+	}
+	symmetric, err := auth.ParseSymmetric(auth.EncodeSymmetric(*keys...))
+	if err != nil {
+		return nil, nil, fmt.Errorf("symmetric keys: %w", err)
+	}
+	v := auth.NewVerifier(auth.Options{Issuer: i.opts.Issuer, Audience: i.opts.Audience})
+	v.SetKeys(auth.Merge(public, symmetric, issuers))
+	who, refused := v.Verify(token, now)
+	return who, refused, nil
 }
 
 // JWKS is the public key set, as others fetch it.

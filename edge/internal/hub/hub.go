@@ -135,9 +135,6 @@ func (h *Hub) EachMember(id uint32, fn func(member uint32)) {
 	}
 }
 
-// MembersOf is how many members the room has on this loop.
-func (h *Hub) MembersOf(id uint32) int { return h.rooms[id].size() }
-
 // Place is where the room's members stand.
 func (h *Hub) Place(id uint32) Place { return h.rooms[id].place }
 

@@ -46,6 +46,14 @@ func (r *Ring[T]) Reset(last uint64) {
 	r.low, r.newest = last, last
 }
 
+// Forget drops the messages up to an offset, which nobody may have any more.
+func (r *Ring[T]) Forget(upTo uint64) {
+	for r.n > 0 && r.at(0).Offset <= upTo {
+		r.evictOne()
+	}
+	r.low = max(r.low, min(upTo, r.newest))
+}
+
 // Push appends the message that follows Newest, and evicts what no longer fits.
 // Messages that are not new are ignored.
 func (r *Ring[T]) Push(e Entry[T], size int) {

@@ -54,6 +54,10 @@ type Client interface {
 	Encoding() frame.Encoding
 	// Leaving reports that the connection is being closed: its session is over.
 	Leaving() bool
+	// Speaker is the session behind the connection.
+	Speaker() *session.Session
+	// Transport names the transport.
+	Transport() string
 	// Identity is who the client is, nil for an anonymous one.
 	Identity() *session.Identity
 }
@@ -90,6 +94,9 @@ func (l *Link) Leaving() bool { return l.Closing }
 
 // Identity implements Client.
 func (l *Link) Identity() *session.Identity { return l.Session.Identity() }
+
+// Speaker implements Client.
+func (l *Link) Speaker() *session.Session { return &l.Session }
 
 // SessionRef is the link's name for its session.
 func (l *Link) SessionRef() session.Ref { return session.Ref(l.Out.ref) }

@@ -38,6 +38,16 @@ func (r *recent) reset(offset uint64) {
 	r.mu.Unlock()
 }
 
+// forget drops the messages up to an offset.
+func (r *recent) forget(upTo uint64) {
+	r.mu.Lock()
+	r.ring.Forget(upTo)
+	if r.newest != nil && r.newest.Offset <= upTo {
+		r.newest = nil
+	}
+	r.mu.Unlock()
+}
+
 func (r *recent) setNewest(m *frame.Message) {
 	r.mu.Lock()
 	r.newest = m

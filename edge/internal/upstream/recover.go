@@ -8,8 +8,8 @@ import (
 	"time"
 
 	"nabat/edge/internal/frame"
-	"nabat/edge/internal/history"
 	"nabat/edge/internal/resume"
+	"nabat/internal/history"
 	"nabat/proto/policy"
 	"nabat/proto/wire"
 )

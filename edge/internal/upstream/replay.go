@@ -8,8 +8,8 @@ import (
 	"time"
 
 	"nabat/edge/internal/frame"
-	"nabat/edge/internal/history"
 	"nabat/edge/internal/resume"
+	"nabat/internal/history"
 	"nabat/proto/policy"
 	"nabat/proto/wire"
 )
@@ -163,6 +163,18 @@ func (r *replays) answer(from From, p Replay) {
 	r.mu.Unlock()
 	for _, done := range waiting {
 		done(p)
+	}
+}
+
+// forget drops what was read of a room.
+func (r *replays) forget(room string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for from, res := range r.results {
+		if from.Room == room {
+			delete(r.results, from)
+			r.bytes -= res.bytes
+		}
 	}
 }
 

@@ -7,9 +7,9 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"nabat/edge/internal/frame"
-	"nabat/edge/internal/history"
 	"nabat/edge/internal/resume"
 	"nabat/internal/bus"
+	"nabat/internal/history"
 	"nabat/proto/policy"
 	"nabat/proto/subject"
 	"nabat/proto/wire"

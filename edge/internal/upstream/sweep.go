@@ -2,8 +2,8 @@ package upstream
 
 import (
 	"nabat/edge/internal/frame"
-	"nabat/edge/internal/history"
 	"nabat/edge/internal/resume"
+	"nabat/internal/history"
 	"nabat/proto/policy"
 )
 

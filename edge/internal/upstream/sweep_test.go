@@ -10,7 +10,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"nabat/edge/internal/history"
+	"nabat/internal/history"
 	"nabat/proto/policy"
 )
 

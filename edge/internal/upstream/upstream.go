@@ -15,8 +15,8 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"nabat/edge/internal/frame"
-	"nabat/edge/internal/history"
 	"nabat/edge/internal/metrics"
+	"nabat/internal/history"
 	"nabat/proto/policy"
 	"nabat/proto/subject"
 )
@@ -183,6 +183,15 @@ func (u *Upstream) Verify(name string) {
 			l.whole.verifyAt(r, time.Now())
 		}
 	})
+}
+
+// Purged forgets what it knows of a room's messages up to an offset: they were
+// removed from its history. Safe from any goroutine.
+func (u *Upstream) Purged(room, epoch string, upTo uint64) {
+	if r := u.recents.get(room, epoch); r != nil {
+		r.forget(upTo)
+	}
+	u.replays.forget(room)
 }
 
 // link is the NATS connection of a room: always the same one, so that its

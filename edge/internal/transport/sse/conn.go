@@ -129,6 +129,9 @@ func (c *Conn) appendID(b []byte) []byte {
 	return append(wire.AppendCursor(append(b, "id: "...), c.places), '\n')
 }
 
+// Transport implements transport.Client.
+func (c *Conn) Transport() string { return "sse" }
+
 // Encoding implements transport.Client.
 func (c *Conn) Encoding() frame.Encoding { return frame.EventStream }
 

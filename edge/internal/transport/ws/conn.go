@@ -110,6 +110,9 @@ func (c *Conn) Say(object wire.Object) {
 	c.Env.Writer.Send(&c.Out, frame.Append(nil, c.Form, object))
 }
 
+// Transport implements transport.Client.
+func (c *Conn) Transport() string { return "websocket" }
+
 // Encoding implements transport.Client.
 func (c *Conn) Encoding() frame.Encoding { return c.Form }
 
