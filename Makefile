@@ -7,7 +7,7 @@ BENCH       ?= .
 VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
 .DEFAULT_GOAL := help
-.PHONY: help build dev test race one lint fmt fuzz bench e2e browser ci clean
+.PHONY: help build dev test race one lint fmt fuzz bench system e2e cluster image browser ci clean
 
 help: ## List the tasks
 	@awk -F ':.*## ' '/^[a-z0-9_-]+:.*## / { printf "  %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,8 +41,18 @@ fuzz: ## Run every fuzz target for FUZZTIME (10s)
 bench: ## Run the benchmarks that match BENCH (all)
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem ./...
 
-e2e: ## Run the end-to-end tests, in the browser too
+system: ## Run the tests of the whole system, in the browser too
 	NABAT_BROWSER=required $(GO) test -count=1 ./deploy/...
+
+e2e: ## Install the chart in a real Kubernetes and hold it to its promises (as root)
+	cd deploy/testcluster && $(GO) run . e2e
+
+cluster: ## Hold the chart against a Kubernetes API server
+	cd deploy/testcluster && $(GO) run . quick
+
+image: ## Write the container image dist/nabat.tar, and what is in it
+	mkdir -p dist
+	cd deploy/image && $(GO) run . -o ../../dist/nabat.tar -version "$(VERSION)" -tag "nabat:$(VERSION)"
 
 browser: ## Run the tests that need a browser
 	.ci/run browser

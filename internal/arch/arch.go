@@ -111,7 +111,8 @@ func (t *tree) load(fsys fs.FS, r Rules, ignored ignore) error {
 			if name != "." && (d.Name() == ".git" || ignored.match(name, true)) {
 				return fs.SkipDir
 			}
-			if _, err := fs.Stat(fsys, path.Join(name, "go.mod")); err == nil && name != "." {
+			outside := nested == "" || !strings.HasPrefix(name, nested) // a module may hold others
+			if _, err := fs.Stat(fsys, path.Join(name, "go.mod")); err == nil && name != "." && outside {
 				nested = name + "/"
 			}
 			if name != "." && !strings.ContainsRune(name, '/') && !slices.Contains(r.Folders, name) {

@@ -51,10 +51,12 @@ type Run struct {
 	// Atomic.
 	settling atomic.Bool
 
-	// mu guards present and done.
+	// mu guards what follows.
 	mu      sync.Mutex
 	present map[int]bool // clients that are in all of their rooms
 	done    map[int]bool // clients that have everything, at the end
+
+	absences absences
 }
 
 // Start begins to publish and to read. Call Finish.
@@ -117,8 +119,12 @@ func (r *Run) here(c *client, yes bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if yes {
+		r.absences.end(c.id)
 		r.present[c.id] = true
 	} else {
+		if r.present[c.id] {
+			r.absences.begin(c.id)
+		}
 		delete(r.present, c.id)
 		delete(r.done, c.id)
 	}

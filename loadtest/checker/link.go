@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -92,7 +91,7 @@ func (l *link) read(source io.Reader) {
 	both := struct {
 		io.Reader
 		io.Writer
-	}{source, l.conn}
+	}{source, timely{l.conn}}
 	for {
 		text, err := wsutil.ReadServerText(both) // it answers pings
 		if err != nil {
@@ -110,13 +109,24 @@ func (l *link) read(source io.Reader) {
 	}
 }
 
+// timely gives every write its own time: a pong must not fail by the deadline of
+// a command that was sent long ago.
+type timely struct{ net.Conn }
+
+func (t timely) Write(p []byte) (int, error) {
+	if err := t.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
+		return 0, err
+	}
+	return t.Conn.Write(p)
+}
+
 // send writes one command.
 func (l *link) send(id int, verb string, body any) error {
 	text, err := json.Marshal(map[string]any{"id": id, verb: body})
 	if err != nil {
 		return err
 	}
-	return errors.Join(l.conn.SetWriteDeadline(time.Now().Add(writeTimeout)), wsutil.WriteClientText(l.conn, text))
+	return wsutil.WriteClientText(timely{l.conn}, text)
 }
 
 // close breaks the connection off without a word.

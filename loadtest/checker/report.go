@@ -17,6 +17,8 @@ type Report struct {
 	Unrecovered map[string]int `json:"unrecovered"` // the same, by reason
 	Gaps        map[string]int `json:"gaps"`        // notices, by reason
 	Lost        int            `json:"lost"`        // messages that clients were told they lost
+	Unstored    int            `json:"unstored"`    // messages that came without an offset, while nothing was stored
+	Repeated    int            `json:"repeated"`    // of those, that came once more to clients that came back
 	Lagging     int            `json:"lagging"`
 	Resets      int            `json:"resets"`
 	Acts        map[string]int `json:"acts"`       // what clients did by themselves
@@ -42,9 +44,9 @@ func (r *Report) fault(v Violation) {
 func (r *Report) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%d messages published (%d tries failed), %d delivered over %d connections; %d resumes recovered, %d not %s; "+
-		"%d messages announced as lost, gaps %s, lagging %d, resets %d; acts %s; errors %s; %d violations",
+		"%d messages announced as lost, gaps %s, %d came unstored and %d of them once more, lagging %d, resets %d; acts %s; errors %s; %d violations",
 		r.Published, r.Retried, r.Delivered, r.Connections, r.Recovered, sum(r.Unrecovered), list(r.Unrecovered),
-		r.Lost, list(r.Gaps), r.Lagging, r.Resets, list(r.Acts), list(r.Errors), r.Broken)
+		r.Lost, list(r.Gaps), r.Unstored, r.Repeated, r.Lagging, r.Resets, list(r.Acts), list(r.Errors), r.Broken)
 	for _, v := range r.Violations {
 		fmt.Fprintf(&b, "\n  %s", v)
 	}

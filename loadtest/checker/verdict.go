@@ -65,9 +65,10 @@ type judge struct {
 	window int // messages that the policy keeps; the client may be told of a loss beyond
 	report *Report
 
-	at   place
-	in   bool
-	seen map[string]map[uint64]bool // by epoch
+	at       place
+	in       bool
+	seen     map[string]map[uint64]bool // by epoch
+	unstored unstored
 }
 
 func (j *judge) fault(rule, format string, args ...any) {
@@ -81,7 +82,7 @@ func (j *judge) run(log []event) {
 	}
 	if !j.in {
 		j.fault(RuleTail, "the client is not in the room at the end; it was at %s", j.at)
-	} else if missing := j.story.between(j.at.epoch, j.at.offset, 0); len(missing) > 0 {
+	} else if missing := j.missing(j.at.epoch, j.at.offset, 0); len(missing) > 0 {
 		j.fault(RuleTail, "ends at %s, and %d messages from offset %d to %d did not come", j.at, len(missing), missing[0].offset, missing[len(missing)-1].offset)
 	}
 }
@@ -91,6 +92,10 @@ func (p place) String() string { return fmt.Sprintf("%s/%d", p.epoch, p.offset) 
 func (j *judge) next(e *event) {
 	switch e.kind {
 	case message:
+		if e.place.offset == 0 && j.unstored.told {
+			j.notStored(e)
+			return
+		}
 		j.message(e)
 	case joined:
 		j.at, j.in = e.place, true
@@ -102,7 +107,7 @@ func (j *judge) next(e *event) {
 		j.gap(e)
 	case lagging:
 		j.report.Lagging++
-		if e.place.epoch != j.at.epoch || len(j.story.between(j.at.epoch, j.at.offset, e.place.offset+1)) > 0 {
+		if e.place.epoch != j.at.epoch || len(j.missing(j.at.epoch, j.at.offset, e.place.offset+1)) > 0 {
 			j.fault(RuleEpoch, "lagging at %s, and the client is at %s", e.place, j.at)
 		}
 	case reset:
@@ -113,6 +118,7 @@ func (j *judge) next(e *event) {
 		j.at = e.place
 	case left:
 		j.in = false
+		j.unstored.leave()
 	case stranger:
 		j.fault(RuleUnexpected, "message %d at offset %d", e.number, e.place.offset)
 	}
@@ -143,13 +149,19 @@ func (j *judge) message(e *event) {
 	case offset <= j.at.offset:
 		j.fault(RuleOrder, "offset %d, at %s", offset, j.at)
 		return
+	case j.unstored.now[e.number]:
+		j.fault(RuleDuplicate, "message %d at offset %d again, which came without one", e.number, offset)
 	}
-	if missing := j.story.between(j.at.epoch, j.at.offset, offset); len(missing) > 0 {
+	if missing := j.missing(j.at.epoch, j.at.offset, offset); len(missing) > 0 {
 		j.fault(RuleGap, "%d messages from offset %d to %d are missing before offset %d; the client was at %s",
 			len(missing), missing[0].offset, missing[len(missing)-1].offset, offset, j.at)
 	}
 	seen[offset] = true
 	j.at.offset = offset
+	if j.unstored.before[e.number] {
+		j.report.Repeated++
+		return
+	}
 	j.report.Delivered++
 }
 
@@ -179,6 +191,10 @@ func (j *judge) resumed(e *event) {
 
 func (j *judge) gap(e *event) {
 	to := e.to
+	if to == 0 && e.reason == notStored {
+		j.unstored.told = true
+		return
+	}
 	if to == 0 {
 		j.fault(RuleNeedless, "a gap of unknown size behind %s: %s", j.at, e.reason)
 		return

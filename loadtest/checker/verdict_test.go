@@ -57,6 +57,16 @@ func TestEveryBrokenPromiseIsFound(t *testing.T) {
 		{RuleNeedless, "a gap over what is kept", []event{{kind: joined, place: at(14)}, {kind: gap, to: 18, reason: "history_unavailable", then: 10}, got(18, 8), got(20, 9)}, 1},
 		{RuleNeedless, "a gap without bounds", []event{end, {kind: gap, reason: "bus_reconnected"}}, 0},
 		{RuleNeedless, "nobody knows where the room stands", []event{resume(20, event{reason: "history_unavailable"})}, 0},
+		{"", "a message while nothing is stored", []event{{kind: joined, place: at(14)}, got(16, 7), {kind: gap, reason: notStored}, got(0, 8), got(20, 9)}, 0},
+		{"", "the newest while nothing is stored", []event{{kind: joined, place: at(16)}, {kind: gap, reason: notStored}, got(0, 8), got(0, 9)}, 0},
+		{"", "such a message once more after coming back", []event{{kind: joined, place: at(16)}, {kind: gap, reason: notStored}, got(0, 8), {kind: left}, resume(16, event{recovered: true, place: at(16)}), got(18, 8), got(20, 9)}, 0},
+		{RuleDuplicate, "such a message once more without coming back", []event{{kind: joined, place: at(16)}, {kind: gap, reason: notStored}, got(0, 8), got(18, 8), got(20, 9)}, 0},
+		{RuleDuplicate, "such a message twice", []event{{kind: joined, place: at(16)}, {kind: gap, reason: notStored}, got(0, 8), got(0, 8), got(20, 9)}, 0},
+		{RuleDuplicate, "such a message that had come before", []event{{kind: joined, place: at(16)}, got(18, 8), {kind: gap, reason: notStored}, got(0, 8), got(20, 9)}, 0},
+		{RuleGap, "another message is missing while nothing is stored", []event{{kind: joined, place: at(14)}, {kind: gap, reason: notStored}, got(0, 8), got(20, 9)}, 0},
+		{RuleGap, "such a message does not come back to a client that does", []event{{kind: joined, place: at(16)}, {kind: gap, reason: notStored}, got(0, 8), {kind: left}, resume(16, event{recovered: true, place: at(16)}), got(20, 9)}, 0},
+		{RuleContent, "such a message that nobody published", []event{end, {kind: gap, reason: notStored}, got(0, 99)}, 0},
+		{RuleContent, "a message without an offset that nobody told of", []event{{kind: joined, place: at(18)}, got(0, 9)}, 0},
 		{"", "a new epoch", []event{end, {kind: reset, place: place{"k2", 0}, then: 10}, got(1, 10), got(2, 11)}, 0},
 	} {
 		t.Run(c.what, func(t *testing.T) {
