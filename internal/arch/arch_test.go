@@ -46,6 +46,7 @@ var table = []arch.Package{
 	{Path: "edge/internal/conflate", Imports: []string{"edge/internal/frame"}, Why: "the newest message of each key"},
 	{Path: "edge/internal/history", Why: "stored messages out of JetStream; knows no rooms and no frames"},
 	{Path: "edge/internal/ask", Why: "requests to backends and their replies; knows no rooms and no clients"},
+	{Path: "edge/internal/hook", Imports: []string{"edge/internal/ask", "internal/bus", "proto/grant"}, Why: "what backends decide, and for how long; knows no loops and no clients"},
 	{Path: "edge/internal/upstream", Imports: []string{"edge/internal/frame", "edge/internal/history", "edge/internal/metrics", "edge/internal/resume", "internal/bus", "proto/policy", "proto/subject", "proto/wire"}, Why: "the NATS side: bodies become frames"},
 	{Path: "edge/internal/tlsconn", Imports: []string{"edge/internal/metrics"}, Why: "TLS without a socket: bytes in, bytes out; alone knows crypto/tls"},
 	{Path: "edge/internal/listen", Imports: []string{"edge/internal/loop", "edge/internal/metrics", "edge/internal/rate", "edge/internal/seats", "edge/internal/tlsconn", "proto/wire"}, Why: "sockets and request heads, before there is a transport"},
@@ -54,9 +55,7 @@ var table = []arch.Package{
 	{Path: "edge/internal/transport/sse", Imports: []string{"edge/internal/frame", "edge/internal/loop", "edge/internal/transport", "proto/wire"}, Why: "event-stream bytes"},
 	{Path: "edge", Imports: []string{
 		"edge/internal/conflate", "edge/internal/frame", "edge/internal/history", "edge/internal/hub", "edge/internal/listen", "edge/internal/loop", "edge/internal/metrics", "edge/internal/outq", "edge/internal/resume",
-		"edge/internal/rate", "edge/internal/seats", "edge/internal/session", "edge/internal/tlsconn", "edge/internal/tracing", "edge/internal/transport", "edge/internal/transport/sse", "edge/internal/transport/ws", "edge/internal/upstream", "edge/internal/quota", "edge/internal/ask",
-		"edge/internal/blocks", "edge/internal/conflate", "edge/internal/frame", "edge/internal/history", "edge/internal/hub", "edge/internal/listen", "edge/internal/loop", "edge/internal/metrics", "edge/internal/outq", "edge/internal/resume",
-		"edge/internal/rate", "edge/internal/seats", "edge/internal/session", "edge/internal/tlsconn", "edge/internal/tracing", "edge/internal/transport", "edge/internal/transport/sse", "edge/internal/transport/ws", "edge/internal/upstream",
+		"edge/internal/blocks", "edge/internal/rate", "edge/internal/seats", "edge/internal/session", "edge/internal/tlsconn", "edge/internal/tracing", "edge/internal/transport", "edge/internal/transport/sse", "edge/internal/transport/ws", "edge/internal/upstream", "edge/internal/quota", "edge/internal/ask", "edge/internal/hook",
 		"internal/auth", "internal/bus", "internal/config", "proto/grant", "proto/policy", "proto/subject", "proto/wire",
 	}, Why: "wires the edge: the only place where its parts meet"},
 

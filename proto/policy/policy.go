@@ -45,6 +45,7 @@ type Policy struct {
 	MaxMessageBytes int64  `json:"max_message_bytes,omitempty"` // of what clients publish; 0: the edge's and NATS's bound only
 
 	Conflation *Conflation `json:"conflate,omitempty"` // nil: every message is handed out
+	Hooks      *Hooks      `json:"hooks,omitempty"`    // nil: no backend is asked
 }
 
 // Conflation lets messages overtake others of the same key (Nabat-Key; those
