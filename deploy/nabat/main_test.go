@@ -105,6 +105,10 @@ func TestEveryBadCommandLineHasItsError(t *testing.T) {
 		{"sub from two places", []string{"sub", "a", "--since", "10m", "--latest"}, 2, "nabat sub: --since and --latest exclude each other"},
 		{"sub with the newest or not", []string{"sub", "a", "--latest=perhaps"}, 2, `nabat sub: --latest "perhaps": must be true or false`},
 
+		{"rpc wants a method", []string{"rpc"}, 2, "nabat rpc: METHOD is missing"},
+		{"rpc of one method", []string{"rpc", "a", "b", "c"}, 2, `nabat rpc: "c" is one argument too many: quote what holds spaces`},
+		{"rpc of a bad method", []string{"rpc", "a.>"}, 2, `nabat rpc: METHOD: room "a.>": * and > are patterns, not names`},
+		{"rpc without time", []string{"rpc", "a", "--timeout", "0s"}, 2, "nabat rpc: --timeout 0s: must be more than 0"},
 		{"history wants a room", []string{"history"}, 2, "nabat history: ROOM is missing"},
 		{"history of one room", []string{"history", "a", "b"}, 2, `nabat history: "b" is one argument too many: quote what holds spaces`},
 		{"history of a bad room", []string{"history", "a.>"}, 2, `nabat history: room "a.>": * and > are patterns, not names`},
