@@ -8,14 +8,19 @@ import (
 	"nabat/proto/wire"
 )
 
-// Call asks a backend and waits for its answer. data is sent as JSON, or as
-// bytes if it is a []byte; nil sends nothing. A refusal is a *wire.Error: its
+// Text is what Call sends as it is, and not as JSON.
+type Text string
+
+// Call asks a backend and waits for its answer. data is sent as JSON, or as it is
+// if it is a Text or a []byte; nil sends nothing. A refusal is a *wire.Error: its
 // Code is wire.RPCFailed when the backend answered with an error, whose own code
 // is then in Backend. A call whose answer was lost may have been carried out.
 func (c *Conn) Call(ctx context.Context, method string, data any) (wire.Result, error) {
 	request := map[string]any{"method": method}
 	switch data := data.(type) {
 	case nil:
+	case Text:
+		request["text"] = string(data)
 	case []byte:
 		request["base64"] = append([]byte{}, data...) // a nil slice would be null
 	default:

@@ -73,14 +73,18 @@ func (c *Config) acceptRate() (l rate.Limit, waiting int) {
 }
 
 func (c *Config) sessionRates() session.Rates {
-	return session.Rates{
+	r := session.Rates{
 		Messages:    limit(int64(c.MessageRate), int64(c.MessageBurst)),
 		Bytes:       limit(int64(c.ByteRate), int64(c.ByteBurst)),
 		Subscribes:  limit(int64(c.SubscribeRate), int64(c.SubscribeBurst)),
 		Calls:       limit(int64(c.RPCRate), int64(c.RPCBurst)),
-		Shared:      c.UserMessageRate+c.AddressMessageRate > 0 || c.UserByteRate+c.AddressByteRate > 0,
 		MaxRefusals: c.MaxRateRefusals,
 	}
+	for use := range session.Uses {
+		first, second := c.sharedRates(use)
+		r.Shared[use] = first.on() || second.on()
+	}
+	return r
 }
 
 // noteClient is the only place that writes addresses down.

@@ -83,6 +83,22 @@ type Config struct {
 	// MaxReplyBytes bounds what a backend answers to a call: in JSON a text may
 	// need six times as much of max_queue_bytes. Default 128 KiB.
 	MaxReplyBytes config.Bytes `config:"max_reply_bytes" help:"size of a backend's answer to a call"`
+	// HookConnect asks a backend on HookPrefix+"connect" about every client that
+	// connects or renews its token. Policies say which rooms are asked about.
+	// Default: off.
+	HookConnect bool `config:"hook_connect" help:"ask a backend about every client that connects; policies say which rooms are asked about"`
+	// HookPrefix stands before connect, subscribe and publish in subjects of hooks.
+	HookPrefix string `config:"hook_prefix" help:"subject prefix of hooks"`
+	// HookTimeout is how long a backend may take to answer a hook. Default 2 s.
+	HookTimeout time.Duration `config:"hook_timeout" help:"time for a backend to answer a hook"`
+	// HookUnanswered is deny or allow: what counts when no backend answers a hook,
+	// not in time, or not sensibly. Default deny.
+	HookUnanswered string `config:"hook_unanswered" help:"when no backend answers a hook in time: deny or allow"`
+	// MaxHooks bounds the unanswered hooks of the node. Default 4096. Range 1–2^20.
+	MaxHooks int `config:"max_hooks" help:"unanswered hooks of the node"`
+	// HookCache bounds the answers kept for as long as they say. Default 65536. Range
+	// 0–2^24.
+	HookCache int `config:"hook_cache" help:"answers of hooks kept for as long as they say"`
 	// RoomLinger keeps the subscription of a room that its last member left.
 	RoomLinger time.Duration `config:"room_linger" help:"how long a room without members keeps its NATS subscription"`
 
@@ -204,6 +220,17 @@ type Config struct {
 	UserByteRate       config.Bytes `config:"user_byte_rate" help:"bytes of those frames in a second; 0 for no bound"`
 	AddressMessageRate int          `config:"address_message_rate" help:"frames of one address's connections in a second; 0 for no bound"`
 	AddressByteRate    config.Bytes `config:"address_byte_rate" help:"bytes of those frames in a second; 0 for no bound"`
+	// UserSubscribeRate and AddressSubscribeRate bound the rooms that those
+	// connections subscribe to likewise, UserRPCRate and AddressRPCRate their calls.
+	UserSubscribeRate    int `config:"user_subscribe_rate" help:"rooms that one user's connections subscribe to in a second; 0 for no bound"`
+	AddressSubscribeRate int `config:"address_subscribe_rate" help:"rooms that one address's connections subscribe to in a second; 0 for no bound"`
+	UserRPCRate          int `config:"user_rpc_rate" help:"calls of one user's connections in a second; 0 for no bound"`
+	AddressRPCRate       int `config:"address_rpc_rate" help:"calls of one address's connections in a second; 0 for no bound"`
+	// NamespaceRooms and NamespaceMembers bound the rooms of this node whose first
+	// token is the same, and the members of all of these: a connection counts in each
+	// of its rooms. Default 0: not bounded. Range 0–2^30.
+	NamespaceRooms   int `config:"namespace_rooms" help:"rooms of the node with the same first token; 0 for no bound"`
+	NamespaceMembers int `config:"namespace_members" help:"members of all rooms of the node with the same first token; 0 for no bound"`
 	// NamespacePublishRate bounds what clients of this node publish in a second to
 	// all rooms whose first token is the same; at once, as many. Default 0: not
 	// bounded. Range 0–10^9.
@@ -263,6 +290,7 @@ func Defaults() Config {
 		NATSURL: "nats://127.0.0.1:4222", NATSInbox: bus.InboxEdge, NATSConnections: 2, NATSQueue: 65536, NATSTimeout: 5 * time.Second,
 		RPCPrefix: "rpc.", RPCTimeout: 10 * time.Second, MaxRPC: 16, MaxNodeRPC: 16384, MaxReplyBytes: 128 << 10,
 		ReportInterval: 100 * time.Millisecond, ReportHeartbeat: bus.ReportHeartbeat, LeaseInterval: bus.LeaseEvery,
+		HookPrefix: "hook.", HookTimeout: 2 * time.Second, HookUnanswered: unansweredDeny, MaxHooks: 4096, HookCache: 65536,
 		SubjectPrefix: "room.", RoomLinger: 60 * time.Second, TokenLeeway: 5 * time.Second,
 		TLSMinVersion: "1.2", AcceptRate: 10000, AcceptWait: 2 * time.Second, Backlog: 4096,
 		MaxHandshakes: 4096, MaxTLSHandshakes: 1024, HandshakeTimeout: 10 * time.Second, MaxHeadBytes: 16 << 10,
@@ -288,7 +316,7 @@ func (c *Config) Check() error {
 		key   string
 		value time.Duration
 	}{
-		{"nats_timeout", c.NATSTimeout}, {"rpc_timeout", c.RPCTimeout}, {"history_verify", c.HistoryVerify}, {"history_audit", c.HistoryAudit}, {"history_patience", c.HistoryPatience}, {"handshake_timeout", c.HandshakeTimeout}, {"connect_timeout", c.ConnectTimeout},
+		{"nats_timeout", c.NATSTimeout}, {"rpc_timeout", c.RPCTimeout}, {"hook_timeout", c.HookTimeout}, {"history_verify", c.HistoryVerify}, {"history_audit", c.HistoryAudit}, {"history_patience", c.HistoryPatience}, {"handshake_timeout", c.HandshakeTimeout}, {"connect_timeout", c.ConnectTimeout},
 		{"ping_interval", c.PingInterval}, {"pong_timeout", c.PongTimeout}, {"close_timeout", c.CloseTimeout},
 	} {
 		if d.value < 100*time.Millisecond || d.value > 24*time.Hour {
@@ -329,6 +357,9 @@ func (c *Config) Check() error {
 		}
 	}
 	if _, err := c.proxies(); err != nil {
+		return err
+	}
+	if err := c.checkHooks(); err != nil {
 		return err
 	}
 	if c.TraceEndpoint != "" {
@@ -383,6 +414,14 @@ func (c *Config) checkNumbers() error {
 		{"user_byte_rate", int64(c.UserByteRate), 0, 1 << 30},
 		{"address_message_rate", int64(c.AddressMessageRate), 0, 1e9},
 		{"address_byte_rate", int64(c.AddressByteRate), 0, 1 << 30},
+		{"user_subscribe_rate", int64(c.UserSubscribeRate), 0, 1e9},
+		{"address_subscribe_rate", int64(c.AddressSubscribeRate), 0, 1e9},
+		{"user_rpc_rate", int64(c.UserRPCRate), 0, 1e9},
+		{"address_rpc_rate", int64(c.AddressRPCRate), 0, 1e9},
+		{"namespace_rooms", int64(c.NamespaceRooms), 0, 1 << 30},
+		{"namespace_members", int64(c.NamespaceMembers), 0, 1 << 30},
+		{"max_hooks", int64(c.MaxHooks), 1, 1 << 20},
+		{"hook_cache", int64(c.HookCache), 0, 1 << 24},
 		{"namespace_publish_rate", int64(c.NamespacePublishRate), 0, 1e9},
 		{"rpc_rate", int64(c.RPCRate), 0, 1e9},
 		{"rpc_burst", int64(c.RPCBurst), 0, 1e9},

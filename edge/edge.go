@@ -25,6 +25,7 @@ import (
 	"nabat/edge/internal/ask"
 	"nabat/edge/internal/blocks"
 	"nabat/edge/internal/frame"
+	"nabat/edge/internal/hook"
 	"nabat/edge/internal/metrics"
 	"nabat/edge/internal/quota"
 	"nabat/edge/internal/seats"
@@ -41,37 +42,41 @@ import (
 // Edge is one node.
 type Edge struct {
 	// Set at creation, never changed.
-	cfg       Config
-	log       *slog.Logger
-	instance  uint64 // this run of the node, random
-	origins   *origins
-	verifier  *auth.Verifier
-	verifiers *verifiers
-	tracer    *tracing.Tracer // nil: nothing is traced
-	blocks    *blocks.List
-	deflater  *frame.Deflater // nil: nobody may negotiate compression
-	control   *nats.Conn
-	recovery  *nats.Conn // history is read on a connection of its own
-	history   *history.Reader
-	upstream  *upstream.Upstream
-	calls     *ask.Asker // what clients call
-	workers   []*worker
-	reports   *reports
-	lags      lags
-	addresses *seats.Table    // connections of each client address; nil: not counted
-	users     *seats.Table    // of each user; nil: not counted
-	address   netip.AddrPort  // of the plain port; invalid without one
-	secure    netip.AddrPort  // of the port with TLS; invalid without one
-	tls       *tlsconn.Server // nil without one
-	quotas    *quota.Table    // rates that connections share
-	began     time.Time
+	cfg        Config
+	log        *slog.Logger
+	instance   uint64 // this run of the node, random
+	origins    *origins
+	verifier   *auth.Verifier
+	verifiers  *verifiers
+	tracer     *tracing.Tracer // nil: nothing is traced
+	blocks     *blocks.List
+	deflater   *frame.Deflater // nil: nobody may negotiate compression
+	control    *nats.Conn
+	recovery   *nats.Conn // history is read on a connection of its own
+	history    *history.Reader
+	upstream   *upstream.Upstream
+	calls      *ask.Asker // what clients call
+	asker      *ask.Asker // what hooks ask
+	hooks      *hook.Gate
+	workers    []*worker
+	reports    *reports
+	lags       lags
+	addresses  *seats.Table      // connections of each client address; nil: not counted
+	users      *seats.Table      // of each user; nil: not counted
+	address    netip.AddrPort    // of the plain port; invalid without one
+	secure     netip.AddrPort    // of the port with TLS; invalid without one
+	tls        *tlsconn.Server   // nil without one
+	quotas     *quota.Table      // rates that connections share
+	namespaces *quota.Namespaces // nil: not counted
+	began      time.Time
 
 	// Atomic.
-	policies atomic.Pointer[policy.Set]
-	purges   atomic.Pointer[policy.Purges]
-	keyed    atomic.Bool // keys have arrived
-	draining atomic.Bool
-	started  atomic.Bool
+	policies  atomic.Pointer[policy.Set]
+	purges    atomic.Pointer[policy.Purges]
+	keyed     atomic.Bool // keys have arrived
+	draining  atomic.Bool
+	started   atomic.Bool
+	badAnswer atomic.Int64 // since began, nanoseconds: when a hook's answer was last logged
 
 	failed chan error
 	hurry  chan struct{}
@@ -93,6 +98,7 @@ func New(cfg Config, log *slog.Logger, reg *prometheus.Registry) (*Edge, error) 
 		verifier: auth.NewVerifier(auth.Options{Issuer: cfg.Issuer, Audience: cfg.Audience, Leeway: cfg.TokenLeeway}),
 		failed:   make(chan error, 1), hurry: make(chan struct{})}
 	e.quotas, e.began = quota.NewTable(maxOwners), time.Now()
+	e.namespaces = quota.NewNamespaces(cfg.NamespaceRooms, cfg.NamespaceMembers, isWatch)
 	e.addresses, e.users = seats.NewTable(cfg.addressSeats()), seats.NewTable(cfg.MaxConnectionsPerUser)
 	if cfg.Compression == "on" {
 		// A loop compresses one message at a time.
@@ -155,14 +161,24 @@ func (e *Edge) open(reg *prometheus.Registry) error {
 	if err != nil {
 		return err
 	}
-	nc, err := connect("rpc")
-	if err != nil {
+	asker := func(name string, max int, timeout time.Duration) (*ask.Asker, error) {
+		nc, err := connect(name)
+		if err != nil {
+			return nil, err
+		}
+		a, err := ask.New(nc, max, timeout)
+		if err != nil {
+			nc.Close()
+		}
+		return a, err
+	}
+	if e.calls, err = asker("rpc", e.cfg.MaxNodeRPC, e.cfg.RPCTimeout); err != nil {
 		return err
 	}
-	if e.calls, err = ask.New(nc, e.cfg.MaxNodeRPC, e.cfg.RPCTimeout); err != nil {
-		nc.Close()
+	if e.asker, err = asker("hooks", e.cfg.MaxHooks, e.cfg.HookTimeout); err != nil {
 		return err
 	}
+	e.hooks = hook.NewGate(e.asker, e.cfg.HookPrefix, e.cfg.HookCache)
 	if reg != nil {
 		return metrics.Register(reg, e.cfg.Node, e)
 	}
@@ -185,6 +201,7 @@ func (e *Edge) Run(ctx context.Context) error {
 	wg.Go(func() { e.upstream.Run(inner) })
 	wg.Go(func() { e.history.Run(inner) })
 	wg.Go(func() { e.calls.Run(inner) })
+	wg.Go(func() { e.asker.Run(inner) })
 	wg.Go(func() { e.verifiers.run(inner, max(1, e.cfg.Loops)) })
 	wg.Go(func() { e.watch(inner, js) })
 	leave, err := e.reports.start(js)

@@ -31,6 +31,20 @@ func (h host) Policy(room string) *policy.Policy { return h.edge.policy(room) }
 // confirmed the room's subscription, so that whoever was told "subscribed" gets
 // what is published from then on.
 func (h host) Join(ref session.Ref, want session.Want, done func(wire.Position, bool, *wire.Error)) {
+	if !h.Policy(want.Room).AsksSubscribe() || h.hub.Member(ref.Slot, want.Room) {
+		h.join(ref, want, done)
+		return
+	}
+	mayJoin(h, ref, want.Room, func(err *wire.Error) {
+		if err != nil {
+			done(wire.Position{}, false, err)
+			return
+		}
+		h.join(ref, want, done)
+	})
+}
+
+func (h host) join(ref session.Ref, want session.Want, done func(wire.Position, bool, *wire.Error)) {
 	finish := func(place hub.Place, err error) {
 		c := h.client(ref)
 		if c == nil || c.Leaving() {
@@ -48,6 +62,10 @@ func (h host) Join(ref session.Ref, want session.Want, done func(wire.Position, 
 		return
 	}
 	waiting, asked := h.joining[want.Room]
+	if !asked && !h.edge.namespaces.Open(want.Room) {
+		done(wire.Position{}, false, namespaceFull(h.edge, want.Room))
+		return
+	}
 	h.joining[want.Room] = append(waiting, finish)
 	if !asked {
 		h.edge.upstream.Acquire(want.Room, h.index)
@@ -65,6 +83,7 @@ func (h host) Leave(ref session.Ref, room string) bool {
 		return false
 	}
 	h.presence.left(loop.Ref(ref), number, room)
+	h.edge.namespaces.Leave(room)
 	h.behind.forget(ref.Slot, number)
 	h.counts.Leaves.Add(1)
 	if o := h.writer.Out(ref.Slot); o != nil {
@@ -123,7 +142,7 @@ func (h host) Close(ref session.Ref, c wire.Close) {
 
 // Verify implements session.Host.
 func (h host) Verify(ref session.Ref, token string, done func(*session.Identity, *wire.Error)) {
-	h.verify(token, func(id *session.Identity, err *wire.Error) {
+	h.identify(ref, h.came[ref.Slot], token, func(id *session.Identity, err *wire.Error) {
 		if c := h.client(ref); c != nil && !c.Leaving() {
 			done(id, err)
 		}
@@ -168,9 +187,11 @@ func (h host) Publish(ref session.Ref, id *session.Identity, p *wire.Publication
 		// An error of Post means that the loop has stopped: nobody waits.
 		_ = h.loop.Post(func() { h.published(ref, at, err, done) })
 	}
-	if !h.edge.upstream.Publish(one) {
-		done(at, &wire.Error{Code: wire.Overloaded, Reason: errBusy.Error(), RetryMS: 200})
+	if asks := pol.AsksPublish(); asks || h.outboxes[ref] != nil {
+		h.line(ref, id, p, &outgoing{publication: one, at: at, done: done, decided: !asks})
+		return
 	}
+	h.send(one, at, done)
 }
 
 // Start implements session.Host.

@@ -3,9 +3,9 @@ package edge
 import (
 	"fmt"
 	"math"
-	"strings"
 	"time"
 
+	"nabat/edge/internal/quota"
 	"nabat/edge/internal/rate"
 	"nabat/edge/internal/session"
 	"nabat/proto/policy"
@@ -19,7 +19,7 @@ const maxOwners = 1 << 18
 // addressSeats is the bound on connections of an address. Where only their rate
 // is bounded they are counted all the same: that is how they are known.
 func (c *Config) addressSeats() int {
-	if c.MaxConnectionsPerAddress == 0 && (c.AddressMessageRate > 0 || c.AddressByteRate > 0) {
+	if c.MaxConnectionsPerAddress == 0 && (c.AddressMessageRate+c.AddressSubscribeRate+c.AddressRPCRate > 0 || c.AddressByteRate > 0) {
 		return math.MaxInt32
 	}
 	return c.MaxConnectionsPerAddress
@@ -28,29 +28,60 @@ func (c *Config) addressSeats() int {
 // since is the clock of the quotas, which all loops share.
 func (h host) since() int64 { return max(int64(h.loop.Now().Sub(h.edge.began)), 0) }
 
+// shared is a rate that the connections of a user, and of an address, share.
+type shared struct {
+	what          string // they do too much of
+	user, address int64  // in a second; 0: not bounded
+}
+
+// sharedRates are those of a use; of frames there are two.
+func (c *Config) sharedRates(use session.Use) (first, second shared) {
+	switch use {
+	case session.OfSubscribes:
+		return shared{"subscribes to too many rooms", int64(c.UserSubscribeRate), int64(c.AddressSubscribeRate)}, second
+	case session.OfCalls:
+		return shared{"makes too many calls", int64(c.UserRPCRate), int64(c.AddressRPCRate)}, second
+	}
+	return shared{"sends too many messages", int64(c.UserMessageRate), int64(c.AddressMessageRate)},
+		shared{"sends too many bytes", int64(c.UserByteRate), int64(c.AddressByteRate)}
+}
+
+func (s shared) on() bool { return s.user > 0 || s.address > 0 }
+
 // Within implements session.Host.
-func (h host) Within(ref session.Ref, id *session.Identity, bytes int) (reason string, wait int64) {
-	c, q, now := &h.edge.cfg, h.edge.quotas, h.since()
-	take := func(owner uint64, kind string, perSecond int64, n int) bool {
-		if wait = q.Take(owner, limit(perSecond, 0), int64(n), now); wait == 0 {
-			return true
-		}
-		reason = kind + " in a second"
-		return false
+func (h host) Within(ref session.Ref, id *session.Identity, use session.Use, n int) (reason string, wait int64) {
+	first, second := h.edge.cfg.sharedRates(use)
+	amount := int64(n)
+	if use == session.OfFrames {
+		amount = 1
 	}
-	if id != nil && id.User != "" {
-		if !take(q.Owner("user messages", id.User), "this user sends too many messages", int64(c.UserMessageRate), 1) ||
-			!take(q.Owner("user bytes", id.User), "this user sends too many bytes", int64(c.UserByteRate), bytes) {
-			return reason, wait
+	if reason, wait = h.withinShared(ref, id, first, amount); wait > 0 {
+		return reason, wait
+	}
+	return h.withinShared(ref, id, second, int64(n))
+}
+
+func (h host) withinShared(ref session.Ref, id *session.Identity, s shared, n int64) (reason string, wait int64) {
+	q, now := h.edge.quotas, h.since()
+	if s.user > 0 && id != nil && id.User != "" {
+		if wait = q.Take(q.Owner("user "+s.what, id.User), limit(s.user, 0), n, now); wait > 0 {
+			return "this user " + s.what + " in a second", wait
 		}
 	}
-	if address := h.seats.Address(ref.Slot); address != 0 {
-		if !take(address, "this address sends too many messages", int64(c.AddressMessageRate), 1) ||
-			!take(^address, "this address sends too many bytes", int64(c.AddressByteRate), bytes) {
-			return reason, wait
+	if address := h.seats.Address(ref.Slot); s.address > 0 && address != 0 {
+		if wait = q.Take(q.Owned("address "+s.what, address), limit(s.address, 0), n, now); wait > 0 {
+			return "this address " + s.what + " in a second", wait
 		}
 	}
 	return "", 0
+}
+
+// namespaceFull refuses a room for what its namespace has already.
+func namespaceFull(e *Edge, room string) *wire.Error {
+	name := quota.Namespace(room)
+	rooms, members := e.namespaces.Count(name)
+	return &wire.Error{Code: wire.NamespaceFull, RetryMS: 5000,
+		Reason: fmt.Sprintf("%s has %d rooms with %d members on this node: there may be no more", name, rooms, members)}
 }
 
 // mayPublishNow holds a publish to the policy's bounds, and to the namespace's.
@@ -71,7 +102,7 @@ func (h host) mayPublishNow(ref session.Ref, id *session.Identity, pol *policy.P
 		}
 	}
 	if perSecond := h.edge.cfg.NamespacePublishRate; perSecond > 0 {
-		namespace, _, _ := strings.Cut(p.Room, ".")
+		namespace := quota.Namespace(p.Room)
 		if wait := q.Take(q.Owner("namespace", namespace), limit(int64(perSecond), 0), 1, now); wait > 0 {
 			return tooFast("clients of this node publish too many messages in a second to rooms of "+namespace, wait)
 		}

@@ -111,3 +111,100 @@ func TestANamespaceHasAQuota(t *testing.T) {
 	a.send(`{"id":3,"publish":{"room":"tenant2.x","text":"1"}}`)
 	a.want(`{"id":3,"published":{"room":"tenant2.x"}}`)
 }
+
+func TestConnectionsShareRatesOfSubscribesAndCalls(t *testing.T) {
+	for _, p := range []struct {
+		name, command, reason string
+		change                func(*Config)
+	}{
+		{"a user subscribes", `"subscribe":{"rooms":[{"room":"b"}]}`, "this user subscribes to too many rooms in a second", func(c *Config) { c.UserSubscribeRate = 1 }},
+		{"an address subscribes", `"subscribe":{"rooms":[{"room":"b"}]}`, "this address subscribes to too many rooms in a second", func(c *Config) { c.AddressSubscribeRate = 1 }},
+		{"a user calls", `"rpc":{"method":"m"}`, "this user makes too many calls in a second", func(c *Config) { c.UserRPCRate = 1 }},
+		{"an address calls", `"rpc":{"method":"m"}`, "this address makes too many calls in a second", func(c *Config) { c.AddressRPCRate = 1 }},
+	} {
+		t.Run(p.name, func(t *testing.T) {
+			c := newCluster(t, policy.Dev())
+			e := c.edge(p.change)
+			token := c.token(c.hs, "alice", time.Hour, &grant.Grant{Rooms: []string{"a"}, Subscribe: []string{">"}, RPC: []string{">"}})
+			one, two := dial(t, e, "/ws?token="+token), dial(t, e, "/ws?token="+token)
+			one.connected("a")
+			two.connected("a")
+			until(t, "they are over the rate that they share", func() bool {
+				one.send(`{"id":1,` + p.command + `}`)
+				two.send(`{"id":2,` + p.command + `}`)
+				first, _ := one.next()
+				second, _ := two.next()
+				return strings.Contains(first+second, `"rate_limited","reason":"`+p.reason+`"`)
+			})
+			one.send(`{"id":3,"ping":{}}`)
+			one.want(`{"id":3,"pong":{}}`)
+			if e.refusals("rate_limited") == 0 {
+				t.Error("not counted")
+			}
+		})
+	}
+}
+
+func TestANamespaceHasSoManyRooms(t *testing.T) {
+	c := newCluster(t, policy.Dev())
+	e := c.edge(func(cfg *Config) { cfg.Loops, cfg.NamespaceRooms, cfg.RoomLinger = 2, 2, 0 })
+	a := dial(t, e, "/ws?room=t1.a&room=t1.b&room=t2.a")
+	a.connected("t1.a", "t1.b", "t2.a")
+	a.send(`{"id":1,"subscribe":{"rooms":[{"room":"t1.c"}]}}`)
+	a.want(`{"id":1,"error":{"code":"namespace_full","reason":"t1 has 2 rooms with 2 members on this node: there may be no more","retry_ms":5000}}`)
+	dial(t, e, "/ws?room=t1.c").wantClose(4106, "namespace_full")
+	b := dial(t, e, "/ws?room=t1.a")
+	b.connected("t1.a") // it is there already
+	a.send(`{"id":2,"unsubscribe":{"rooms":["t1.b"]}}`)
+	a.want(`{"id":2,"unsubscribed":{"rooms":["t1.b"]}}`)
+	a.send(`{"id":3,"subscribe":{"rooms":[{"room":"t1.c"}]}}`)
+	a.want(`{"id":3,"subscribed":{"rooms":[{"room":"t1.c"}]}}`)
+	if n := e.refusals("namespace_full"); n == 0 {
+		t.Error("not counted")
+	}
+	_ = a.conn.Close()
+	_ = b.conn.Close()
+	until(t, "nothing is counted any more", func() bool {
+		one, members := e.namespaces.Count("t1")
+		two, _ := e.namespaces.Count("t2")
+		return one == 0 && members == 0 && two == 0
+	})
+}
+
+func TestANamespaceHasSoManyMembers(t *testing.T) {
+	c := newCluster(t, policy.Dev())
+	e := c.edge(func(cfg *Config) { cfg.Loops, cfg.NamespaceMembers = 2, 3 })
+	a, b := dial(t, e, "/ws?room=t1.a&room=t1.b"), dial(t, e, "/ws?room=t1.a&room=t2.a")
+	a.connected("t1.a", "t1.b")
+	b.connected("t1.a", "t2.a")
+	b.send(`{"id":1,"subscribe":{"rooms":[{"room":"t2.b"},{"room":"t1.b"}]}}`)
+	b.want(`{"id":1,"error":{"code":"namespace_full","reason":"t1 has 2 rooms with 3 members on this node: there may be no more","retry_ms":5000}}`)
+	b.send(`{"id":2,"subscribe":{"rooms":[{"room":"t1.a"}]}}`)
+	b.want(`{"id":2,"subscribed":{"rooms":[{"room":"t1.a"}]}}`) // it is a member already
+	_ = a.conn.Close()
+	until(t, "there is place", func() bool { _, members := e.namespaces.Count("t1"); return members == 1 })
+	b.send(`{"id":3,"subscribe":{"rooms":[{"room":"t1.b"}]}}`)
+	b.want(`{"id":3,"subscribed":{"rooms":[{"room":"t1.b"}]}}`)
+	if rooms, members := e.namespaces.Count("t2"); rooms != 1 || members != 1 {
+		t.Errorf("t2 has %d rooms and %d members: what was refused is counted", rooms, members)
+	}
+}
+
+// Who watches who is there is in the room once, for the namespace and for the
+// backend that is asked.
+func TestAWatchOfPresenceIsNoRoom(t *testing.T) {
+	c := newCluster(t, &policy.Set{Rooms: []policy.Policy{{Match: ">", Anonymous: policy.Anonymous{Subscribe: true},
+		Presence: &policy.Presence{Anonymous: true}, Hooks: &policy.Hooks{Subscribe: true}}}})
+	b := c.hook("subscribe", func(asked) string { return `{"allow":true}` })
+	e := c.edge(func(cfg *Config) { cfg.NamespaceRooms, cfg.NamespaceMembers, cfg.RoomLinger = 1, 1, 0 })
+	a := dial(t, e, "/ws?room=t1.a&presence=1")
+	a.connected("t1.a")
+	if rooms, members := e.namespaces.Count("t1"); rooms != 1 || members != 1 {
+		t.Errorf("%d rooms, %d members", rooms, members)
+	}
+	if q := b.seen(); len(q) != 1 || q[0].Room != "t1.a" {
+		t.Errorf("asked %+v", q)
+	}
+	_ = a.conn.Close()
+	until(t, "nothing is counted any more", func() bool { rooms, members := e.namespaces.Count("t1"); return rooms+members == 0 })
+}

@@ -105,15 +105,16 @@ func (r *router) serve(h *listen.Handshake, head *listen.Head, rest []byte, path
 		r.upgradeEcho(h, head, rest)
 		return
 	}
-	if q.token == "" {
-		r.admit(h, head, rest, q, nil)
+	w, ref := (*worker)(r), session.Ref(h.Ref())
+	if q.token == "" && (!r.edge.cfg.HookConnect || path == "/ws" && len(q.rooms) == 0) {
+		r.admit(h, head, rest, q, nil) // of a WebSocket without rooms connect may tell who it is
 		return
 	}
 	// A check in line answers before verify returns, and nothing is copied.
 	inline, answered := true, false
 	var heldHead *listen.Head
 	var heldRest []byte
-	(*worker)(r).verify(q.token, func(id *session.Identity, err *wire.Error) {
+	w.identify(ref, h.Client(), q.token, func(id *session.Identity, err *wire.Error) {
 		answered = true
 		useHead, useRest := head, rest
 		if !inline {
@@ -289,6 +290,9 @@ func (r *router) admit(h *listen.Handshake, head *listen.Head, rest []byte, q re
 		}
 	}
 	w.noteClient(h, q.path)
+	if w.came != nil {
+		w.came[h.Ref().Slot] = h.Client()
+	}
 	if q.path == "/sse" {
 		c := new(sse.Conn)
 		c.Start(w.env, h.Ref(), h.Upgrade(c), sse.Head(w.loop.Now(), q.cors...))

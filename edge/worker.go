@@ -3,6 +3,7 @@ package edge
 import (
 	"errors"
 	"math"
+	"net/netip"
 	"time"
 
 	"nabat/edge/internal/frame"
@@ -41,9 +42,11 @@ type worker struct {
 	began  time.Time
 
 	// Owned by loop.
-	joining map[string][]func(hub.Place, error) // rooms that are not open yet, and who waits
-	taken   []*frame.Message
-	behind  catchups
+	came     map[uint32]netip.Addr // by slot, where clients come from; nil unless a hook wants to know
+	outboxes map[session.Ref]*outbox
+	joining  map[string][]func(hub.Place, error) // rooms that are not open yet, and who waits
+	taken    []*frame.Message
+	behind   catchups
 
 	presence presence
 	// Rooms whose messages may overtake each other, by the hub's number.
@@ -60,8 +63,11 @@ var (
 
 func newWorker(e *Edge, index int, sockets sockets) (*worker, error) {
 	w := &worker{edge: e, index: index, hub: hub.New(), counts: new(metrics.Loop),
-		joining: make(map[string][]func(hub.Place, error)), seats: seats.NewHeld(e.addresses, e.users), began: time.Now()}
+		joining: make(map[string][]func(hub.Place, error)), seats: seats.NewHeld(e.addresses, e.users), began: time.Now(), outboxes: make(map[session.Ref]*outbox)}
 	w.presence = presence{w: w, changed: make(map[string]struct{})}
+	if e.cfg.HookConnect {
+		w.came = make(map[uint32]netip.Addr)
+	}
 	w.conflating = make(map[uint32]*conflated)
 	w.blocked = blockSweep{w: w}
 	w.ears = ears{w: w}
@@ -76,7 +82,7 @@ func newWorker(e *Edge, index int, sockets sockets) (*worker, error) {
 	w.writer = transport.NewWriter(l, w, w.counts, transport.Bounds{Queue: int(c.MaxQueueBytes), Lag: int(c.LagQueueBytes)})
 	w.limits = session.Limits{MaxRooms: c.MaxRooms, MaxBadCommands: c.MaxBadCommands, MaxInFlight: c.MaxInFlight,
 		MaxPublishBytes: int(c.MaxMessageBytes), ConnectTimeout: seconds(c.ConnectTimeout), ExpiryWarning: seconds(c.ExpiryWarning), MaxHistory: c.MaxHistory,
-		MaxCalls: c.MaxRPC, AnonymousRPC: c.AnonymousRPC, Rates: c.sessionRates()}
+		MaxCalls: c.MaxRPC, AnonymousRPC: c.AnonymousRPC, AsksConnect: c.HookConnect, Rates: c.sessionRates()}
 	w.bounds = transport.Limits{MaxMessageBytes: int(c.MaxMessageBytes), PingInterval: c.PingInterval,
 		PongTimeout: c.PongTimeout, CloseTimeout: c.CloseTimeout}
 	w.env = &transport.Env{Loop: l, Writer: w.writer, Counts: w.counts, Host: w.host(), Session: &w.limits,
@@ -92,7 +98,10 @@ func newWorker(e *Edge, index int, sockets sockets) (*worker, error) {
 		Proxies: proxies, Seats: w.seats, Rate: pace, MaxWaiting: waiting})
 	return w, l.Do(func() {
 		l.SetTurn(w)
-		l.OnRemove(func(ref loop.Ref) { w.seats.Leave(ref.Slot) })
+		l.OnRemove(func(ref loop.Ref) {
+			w.seats.Leave(ref.Slot)
+			delete(w.came, ref.Slot)
+		})
 	})
 }
 
@@ -209,6 +218,10 @@ func (w *worker) client(ref session.Ref) transport.Client {
 
 // enter makes a client a member of an open room.
 func (w *worker) enter(ref session.Ref, client transport.Client, want session.Want, place hub.Place, done func(wire.Position, bool, *wire.Error)) {
+	if !w.hub.Member(ref.Slot, want.Room) && !w.edge.namespaces.Enter(want.Room) {
+		done(wire.Position{}, false, namespaceFull(w.edge, want.Room))
+		return
+	}
 	first, joined := w.hub.Join(ref.Slot, client.Encoding(), want.Room)
 	number, _ := w.hub.Number(want.Room)
 	if first {
@@ -255,6 +268,7 @@ func (w *worker) marked(room string, m *frame.Mark) {
 	}
 	// The room stays listed meanwhile: whoever leaves it again at once must not
 	// release it for those behind, and may ask for it anew.
+	_, asked := w.joining[room]
 	for len(w.joining[room]) > 0 {
 		waiting := w.joining[room]
 		w.joining[room] = nil
@@ -263,6 +277,9 @@ func (w *worker) marked(room string, m *frame.Mark) {
 		}
 	}
 	delete(w.joining, room)
+	if asked {
+		w.edge.namespaces.Close(room)
+	}
 	if !w.hub.Has(room) {
 		w.release(room)
 	}
@@ -307,6 +324,10 @@ func (w *worker) release(room string) {
 func (w *worker) leaveAll(ref loop.Ref, label string) {
 	w.presence.gone(ref, label)
 	w.counts.Leaves.Add(uint64(w.hub.Count(ref.Slot)))
+	delete(w.outboxes, session.Ref(ref))
+	if w.edge.namespaces != nil {
+		w.hub.Each(ref.Slot, func(room uint32) { w.edge.namespaces.Leave(w.hub.Name(room)) })
+	}
 	if len(w.behind.list) > 0 {
 		w.hub.Each(ref.Slot, func(room uint32) { w.behind.forget(ref.Slot, room) })
 	}

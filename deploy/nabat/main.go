@@ -83,7 +83,7 @@ func (a *app) root() *cobra.Command {
 	cobra.EnableCommandSorting = false
 	for _, c := range []*cobra.Command{
 		a.devCommand(), a.edgeCommand(), a.controlCommand(), a.natsCommand(),
-		a.pubCommand(), a.subCommand(), a.historyCommand(), a.tokenCommand(), keysCommand(a), apikeyCommand(a),
+		a.pubCommand(), a.subCommand(), a.historyCommand(), rpcCommand(a), a.tokenCommand(), keysCommand(a), apikeyCommand(a),
 		presenceCommand(a), roomsCommand(a), nodesCommand(a), userCommand(a), eventsCommand(a),
 		explainCommand(a), kickCommand(a), blockCommand(a), unblockCommand(a), blocksCommand(a), tapCommand(a), purgeCommand(a), drainCommand(a), rebalanceCommand(a),
 		a.subjectCommand(), a.nkeysCommand(), a.checkCommand(), a.probeCommand(), a.versionCommand(),

@@ -121,7 +121,10 @@ func TestEveryBadCommandLineHasItsError(t *testing.T) {
 		{"events since the future", []string{"events", "--since", "-1s"}, 2, "nabat events: --since -1s: must not be negative"},
 		{"events fewer than none", []string{"events", "--limit", "-1"}, 2, "nabat events: --limit -1: must be 0 or more"},
 		{"events without time", []string{"events", "--timeout", "0s"}, 2, "nabat events: --timeout 0s: must be more than 0"},
-
+		{"rpc wants a method", []string{"rpc"}, 2, "nabat rpc: METHOD is missing"},
+		{"rpc of one method", []string{"rpc", "a", "b", "c"}, 2, `nabat rpc: "c" is one argument too many: quote what holds spaces`},
+		{"rpc of a bad method", []string{"rpc", "a.>"}, 2, `nabat rpc: METHOD: room "a.>": * and > are patterns, not names`},
+		{"rpc without time", []string{"rpc", "a", "--timeout", "0s"}, 2, "nabat rpc: --timeout 0s: must be more than 0"},
 		{"history wants a room", []string{"history"}, 2, "nabat history: ROOM is missing"},
 		{"history of one room", []string{"history", "a", "b"}, 2, `nabat history: "b" is one argument too many: quote what holds spaces`},
 		{"history of a bad room", []string{"history", "a.>"}, 2, `nabat history: room "a.>": * and > are patterns, not names`},

@@ -47,6 +47,7 @@ var table = []arch.Package{
 	{Path: "edge/internal/hub", Imports: []string{"edge/internal/frame"}, Why: "membership: which connection is in which room"},
 	{Path: "edge/internal/conflate", Imports: []string{"edge/internal/frame"}, Why: "the newest message of each key"},
 	{Path: "edge/internal/ask", Why: "requests to backends and their replies; knows no rooms and no clients"},
+	{Path: "edge/internal/hook", Imports: []string{"edge/internal/ask", "internal/bus", "proto/grant"}, Why: "what backends decide, and for how long; knows no loops and no clients"},
 	{Path: "edge/internal/upstream", Imports: []string{"edge/internal/frame", "edge/internal/metrics", "edge/internal/resume", "internal/bus", "internal/history", "proto/buspb", "proto/policy", "proto/subject", "proto/wire"}, Why: "the NATS side: bodies become frames"},
 	{Path: "edge/internal/report", Imports: []string{"internal/bus", "proto/buspb"}, Why: "what control is told; knows no loop and no session"},
 	{Path: "edge/internal/tlsconn", Imports: []string{"edge/internal/metrics"}, Why: "TLS without a socket: bytes in, bytes out; alone knows crypto/tls"},
@@ -55,11 +56,11 @@ var table = []arch.Package{
 	{Path: "edge/internal/transport/ws", Imports: []string{"edge/internal/frame", "edge/internal/loop", "edge/internal/transport", "proto/wire"}, Why: "WebSocket bytes"},
 	{Path: "edge/internal/transport/sse", Imports: []string{"edge/internal/frame", "edge/internal/loop", "edge/internal/transport", "proto/wire"}, Why: "event-stream bytes"},
 	{Path: "edge", Imports: []string{
-		"edge/internal/ask", "edge/internal/blocks", "edge/internal/conflate", "edge/internal/frame", "edge/internal/hub", "edge/internal/listen",
-		"edge/internal/loop", "edge/internal/metrics", "edge/internal/outq", "edge/internal/quota", "edge/internal/rate", "edge/internal/report",
-		"edge/internal/resume", "edge/internal/seats", "edge/internal/session", "edge/internal/tlsconn", "edge/internal/tracing", "edge/internal/transport",
-		"edge/internal/transport/sse", "edge/internal/transport/ws", "edge/internal/upstream", "internal/auth", "internal/bus", "internal/config",
-		"internal/history", "proto/buspb", "proto/grant", "proto/order", "proto/policy", "proto/subject", "proto/wire",
+		"edge/internal/ask", "edge/internal/blocks", "edge/internal/conflate", "edge/internal/frame", "edge/internal/hook", "edge/internal/hub",
+		"edge/internal/listen", "edge/internal/loop", "edge/internal/metrics", "edge/internal/outq", "edge/internal/quota", "edge/internal/rate",
+		"edge/internal/report", "edge/internal/resume", "edge/internal/seats", "edge/internal/session", "edge/internal/tlsconn", "edge/internal/tracing",
+		"edge/internal/transport", "edge/internal/transport/sse", "edge/internal/transport/ws", "edge/internal/upstream", "internal/auth", "internal/bus",
+		"internal/config", "internal/history", "proto/buspb", "proto/grant", "proto/order", "proto/policy", "proto/subject", "proto/wire",
 	}, Why: "wires the edge: the only place where its parts meet"},
 
 	// Control, bottom up.

@@ -21,9 +21,8 @@ func TestAPingIsAnsweredLongAfterTheLastCommand(t *testing.T) {
 	if err := theirs.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
 		t.Fatal(err)
 	}
-	f, err := ws.ReadFrame(theirs)
-	if err != nil || f.Header.OpCode != ws.OpPong {
-		t.Errorf("%+v, %v", f.Header, err)
+	if h, err := ws.ReadHeader(theirs); err != nil || h.OpCode != ws.OpPong {
+		t.Errorf("%+v, %v", h, err)
 	}
 	l.close()
 }

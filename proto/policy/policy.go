@@ -46,6 +46,7 @@ type Policy struct {
 
 	Conflation *Conflation `json:"conflate,omitempty"` // nil: every message is handed out
 	Presence   *Presence   `json:"presence,omitempty"` // nil: nobody is told who is there
+	Hooks      *Hooks      `json:"hooks,omitempty"`    // nil: no backend is asked
 }
 
 // Conflation lets messages overtake others of the same key (Nabat-Key; those

@@ -96,6 +96,21 @@ func TestRatesAndSizes(t *testing.T) {
 	}
 }
 
+func TestHooks(t *testing.T) {
+	set, err := ParseYAML("p.yaml", []byte("rooms:\n - match: chat.>\n   hooks: {subscribe: true, publish: true}\n - match: b\n   hooks: {publish: true}\n - match: c\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for room, want := range map[string][2]bool{"chat.x": {true, true}, "b": {false, true}, "c": {}, "nowhere": {}} {
+		if p := set.For(room); p.AsksSubscribe() != want[0] || p.AsksPublish() != want[1] {
+			t.Errorf("%s: %+v", room, p)
+		}
+	}
+	if again, err := Decode(set.Encode()); err != nil || !reflect.DeepEqual(again, set) {
+		t.Errorf("%+v, %v", again, err)
+	}
+}
+
 func TestConflation(t *testing.T) {
 	set, err := ParseYAML("p.yaml", []byte("rooms:\n - match: quotes.>\n   conflate: {every: 250ms}\n - match: b\n   slow: conflate\n - match: c\n   slow: drop\n   conflate: {every: 1s}\n"))
 	if err != nil {
@@ -175,6 +190,8 @@ func TestParseYAMLRefuses(t *testing.T) {
 		{"lag without history", "rooms:\n - match: a\n   slow: lag", "p.yaml:2: policy \"a\": slow: lag needs history"},
 		{"rates without publish", "rooms:\n - match: a\n   rates: {burst: 3}", "p.yaml:2: policy \"a\": rates.publish is 0: must be 1 to 1000000"},
 		{"a burst below the rate", "rooms:\n - match: a\n   rates: {publish: 3, burst: 2}", "rates.burst is 2: must be rates.publish (3) to 1000000"},
+		{"an unknown hook", "rooms:\n - match: a\n   hooks: {connect: true}", "p.yaml:3: unknown key \"connect\" in hooks: there are subscribe and publish"},
+		{"a hook that is no flag", "rooms:\n - match: a\n   hooks: {publish: maybe}", "p.yaml:3: hooks.publish must be true or false"},
 		{"an unknown rate", "rooms:\n - match: a\n   rates: {bytes: 2}", "p.yaml:3: unknown key \"bytes\" in rates"},
 		{"a size of messages that is none", "rooms:\n - match: a\n   max_message_bytes: big", `p.yaml:3: max_message_bytes is "big": must be a size`},
 		{"a size of messages beyond NATS's", "rooms:\n - match: a\n   max_message_bytes: 65MiB", "max_message_bytes is 68157440: must be 1 to 64MiB"},

@@ -108,6 +108,9 @@ func (p parser) policy(n *yaml.Node) (*Policy, error) {
 		case "rates":
 			one.Rates = &Rates{}
 			return p.rates(v, one.Rates)
+		case "hooks":
+			one.Hooks = &Hooks{}
+			return p.hooks(v, one.Hooks)
 		case "max_message_bytes":
 			n, err := p.size(v, key, 1, "a size of 1 byte to 64MiB, such as 4KiB")
 			one.MaxMessageBytes = n
@@ -128,7 +131,7 @@ func (p parser) policy(n *yaml.Node) (*Policy, error) {
 				return p.at(k, "unknown key %q in anonymous: there are subscribe and publish", key)
 			})
 		}
-		return p.at(k, "unknown key %q: a policy has match, anonymous, publish, rates, max_message_bytes, slow, conflate, history, latest, presence and compress", key)
+		return p.at(k, "unknown key %q: a policy has match, anonymous, publish, rates, max_message_bytes, slow, conflate, history, latest, presence, hooks and compress", key)
 	})
 	if err == nil && one.Match == "" {
 		err = p.at(n, "a policy needs match: the pattern of its rooms")

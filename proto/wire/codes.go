@@ -36,6 +36,9 @@ const (
 	RPCTimeout   Code = "rpc_timeout"
 	RPCFailed    Code = "rpc_failed"
 
+	HookUnavailable Code = "hook_unavailable"
+	NamespaceFull   Code = "namespace_full"
+
 	TokenRequired    Code = "token_required"
 	TokenMalformed   Code = "token_malformed"
 	TokenAlgorithm   Code = "token_algorithm"
@@ -103,6 +106,8 @@ var Table = []Entry{
 	{NoResponders, 503, 0, true, "No backend answers calls of that method now."},
 	{RPCTimeout, 504, 0, false, "The backend did not answer in time; it may have done what was asked."},
 	{RPCFailed, 502, 0, false, "The backend answered the call with an error, which the reason and backend tell."},
+	{HookUnavailable, 503, 4105, true, "The backend that decides this did not answer, or not in time."},
+	{NamespaceFull, 429, 4106, true, "The rooms with the same first token have as many members on this node as they may have, or are as many as there may be."},
 	{TokenRequired, 401, 4000, false, "Nothing is open to clients without a token here."},
 	{TokenMalformed, 401, 4000, false, "The token is not a JWT."},
 	{TokenAlgorithm, 401, 4000, false, "The token's algorithm is not accepted for its key."},

@@ -82,7 +82,7 @@ func TestTheErrorTableOfTheTextIsTheOneOfTheCode(t *testing.T) {
 
 func TestTheCloseTableOfTheTextIsTheOneOfTheCode(t *testing.T) {
 	retry := map[Code]int{CloseSlow.Code: CloseSlow.RetryMS, CloseDrain.Code: CloseDrain.RetryMS, Unavailable: 1000, Overloaded: 1000,
-		CloseRateLimited.Code: CloseRateLimited.RetryMS, TooManyConnections: 10000}
+		CloseRateLimited.Code: CloseRateLimited.RetryMS, TooManyConnections: 10000, HookUnavailable: 1000, NamespaceFull: 5000}
 	name := regexp.MustCompile("`([^`]+)`")
 	var got, want []string
 	for _, row := range table(t, protocol(t), "| status | code | `retry_ms` | when |") {

@@ -141,7 +141,7 @@ export function endOf(status: number, reason: string): End {
 
 /** The codes after which trying the same again later is of use. */
 const passing = new Set([
-  'rate_limited', 'too_many_connections', 'unavailable', 'overloaded', 'no_responders', 'token_expired', 'head_timeout', 'draining', 'slow', 'drain',
+  'rate_limited', 'too_many_connections', 'unavailable', 'overloaded', 'no_responders', 'hook_unavailable', 'namespace_full', 'token_expired', 'head_timeout', 'draining', 'slow', 'drain',
 ]);
 
 /** again is the column of that name in PROTOCOL.md; an unknown code says it by retry_ms. */

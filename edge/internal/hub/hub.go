@@ -285,6 +285,12 @@ func (h *Hub) Rooms(fn func(id uint32)) {
 	}
 }
 
+// Member reports whether member is in the room.
+func (h *Hub) Member(member uint32, name string) bool {
+	id, ok := h.byName[name]
+	return ok && h.position(member, id) >= 0
+}
+
 // Has reports whether the room has members on this loop.
 func (h *Hub) Has(name string) bool { _, ok := h.byName[name]; return ok }
 

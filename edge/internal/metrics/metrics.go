@@ -3,6 +3,7 @@
 package metrics
 
 import (
+	"strings"
 	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -41,6 +42,8 @@ type Loop struct {
 	Lagging      Gauge   // subscriptions that are behind their room
 	Calls        Reasons // calls of backends that have ended, by outcome
 	CallsWaiting Gauge   // calls of backends without a reply yet
+	Hooks        Reasons // answers of hooks, as "<hook> <outcome>"
+	HooksWaiting Gauge   // questions to hooks without an answer yet
 	WebSockets   Gauge
 	EventStreams Gauge
 	Pending      Gauge // handshakes in flight
@@ -152,6 +155,8 @@ var help = []struct{ name, text, label string }{
 	{"published_total", "Messages published by clients.", ""},
 	{"rpc_total", "Calls of backends that have ended, by outcome.", "outcome"},
 	{"rpc_waiting", "Calls of backends without a reply yet.", ""},
+	{"hooks_total", "Answers of backends to hooks, by hook and outcome.", "hook outcome"},
+	{"hooks_waiting", "Questions to hooks without an answer yet.", ""},
 	{"drops_total", "Messages that a client should have had and did not get, by reason; each is announced by a gap.", "reason"},
 	{"notices_total", "Gap, lagging and reset notices sent to clients.", ""},
 	{"info_dropped_total", "Connections whose token has more info than others are shown (1 KiB): it is left out.", ""},
@@ -191,9 +196,7 @@ func Register(reg prometheus.Registerer, node string, source Source) error {
 	c := &collector{source: source, node: node, descs: make(map[string]*prometheus.Desc)}
 	for _, h := range help {
 		labels := []string{"node"}
-		if h.label != "" {
-			labels = append(labels, h.label)
-		}
+		labels = append(labels, strings.Fields(h.label)...)
 		c.descs[h.name] = prometheus.NewDesc("nabat_edge_"+h.name, h.text, labels, nil)
 	}
 	return reg.Register(c)
@@ -266,13 +269,15 @@ func (c *collector) collectLoops(send func(string, prometheus.ValueType, float64
 			field(l).Each(func(reason string, n uint64) { sum[reason] += n })
 		}
 		for reason, n := range sum {
-			send(name, prometheus.CounterValue, float64(n), reason)
+			send(name, prometheus.CounterValue, float64(n), strings.Fields(reason)...)
 		}
 	}
 	gauge("connections", func(l *Loop) *Gauge { return &l.WebSockets }, "websocket")
 	gauge("connections", func(l *Loop) *Gauge { return &l.EventStreams }, "sse")
 	gauge("handshakes_pending", func(l *Loop) *Gauge { return &l.Pending })
 	reasons("rpc_total", func(l *Loop) *Reasons { return &l.Calls })
+	reasons("hooks_total", func(l *Loop) *Reasons { return &l.Hooks })
+	gauge("hooks_waiting", func(l *Loop) *Gauge { return &l.HooksWaiting })
 	gauge("rpc_waiting", func(l *Loop) *Gauge { return &l.CallsWaiting })
 	gauge("queued_bytes", func(l *Loop) *Gauge { return &l.QueuedBytes })
 	gauge("tls_handshakes_pending", func(l *Loop) *Gauge { return &l.TLSPending })

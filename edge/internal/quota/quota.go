@@ -3,6 +3,7 @@
 package quota
 
 import (
+	"encoding/binary"
 	"hash/maphash"
 	"sync"
 
@@ -45,6 +46,11 @@ func (t *Table) Owner(group, name string) uint64 {
 	_ = h.WriteByte(0)
 	_, _ = h.WriteString(name)
 	return h.Sum64()
+}
+
+// Owned is the digest of an owner known by a number, within a group of names.
+func (t *Table) Owned(group string, n uint64) uint64 {
+	return t.Owner(group, string(binary.BigEndian.AppendUint64(make([]byte, 0, 8), n)))
 }
 
 // Take takes n units of owner's, at a time in nanoseconds since some moment. It

@@ -144,7 +144,7 @@ func (c call) connect(cmd *wire.Command) {
 		c.complain(cmd, err)
 		return
 	}
-	if cmd.Token == "" {
+	if cmd.Token == "" && (c.identity != nil || !c.limits.AsksConnect) {
 		c.admit(number, rooms, c.identity)
 		return
 	}
@@ -256,7 +256,7 @@ func (c call) subscribe(cmd *wire.Command) {
 		return
 	}
 	bucket := func(m *meter) *rate.Bucket { return &m.subscribes }
-	if !c.withinRate(cmd, c.limits.Rates.Subscribes, bucket, int64(len(rooms)), "this connection subscribes to too many rooms in a second") {
+	if !c.withinRate(cmd, c.limits.Rates.Subscribes, bucket, int64(len(rooms)), "this connection subscribes to too many rooms in a second", OfSubscribes) {
 		return
 	}
 	c.inFlight++

@@ -14,9 +14,20 @@ type Rates struct {
 	Bytes       rate.Limit // of those
 	Subscribes  rate.Limit // rooms in subscribe
 	Calls       rate.Limit // rpc
-	Shared      bool       // with others: Host.Within knows them
+	Shared      [Uses]bool // with others: Host.Within knows them
 	MaxRefusals int        // by these, before the connection is closed with 4103
 }
+
+// Use is what a rate that connections share is of.
+type Use uint8
+
+// The uses.
+const (
+	OfFrames     Use = iota // n is the bytes of one
+	OfSubscribes            // n is rooms
+	OfCalls
+	Uses
+)
 
 // meter is what a session has used of its rates.
 type meter struct {
@@ -39,10 +50,7 @@ func (c call) withinRates(text []byte) bool {
 	if !withinOwn(c, text) {
 		return false
 	}
-	if !c.limits.Rates.Shared {
-		return true
-	}
-	reason, wait := c.host.Within(c.ref, c.identity, len(text))
+	reason, wait := within(c, OfFrames, len(text))
 	if wait == 0 {
 		return true
 	}
@@ -50,6 +58,14 @@ func (c call) withinRates(text []byte) bool {
 	_ = c.Encoding.Parse(text, &cmd) // only for its id
 	c.overRate(&cmd, reason, wait)
 	return false
+}
+
+// within takes n from what the client shares with others.
+func within(c call, use Use, n int) (reason string, wait int64) {
+	if !c.limits.Rates.Shared[use] {
+		return "", 0
+	}
+	return c.host.Within(c.ref, c.identity, use, n)
 }
 
 func withinOwn(c call, text []byte) bool {
@@ -74,9 +90,10 @@ func withinOwn(c call, text []byte) bool {
 	return false
 }
 
-// withinRate takes n from the bucket of a verb that has a rate of its own, or
-// refuses the command.
-func (c call) withinRate(cmd *wire.Command, r rate.Limit, bucket func(*meter) *rate.Bucket, n int64, reason string) bool {
+// withinRate takes n from the bucket of a verb that has a rate of its own, and
+// from those of the same use that others share, or refuses the command. What it
+// took from the first is lost when the others refuse.
+func (c call) withinRate(cmd *wire.Command, r rate.Limit, bucket func(*meter) *rate.Bucket, n int64, reason string, use Use) bool {
 	if r.On() {
 		b, now := bucket(c.metered()), c.host.Elapsed()
 		if wait := b.Wait(r, n, now); wait > 0 {
@@ -84,6 +101,10 @@ func (c call) withinRate(cmd *wire.Command, r rate.Limit, bucket func(*meter) *r
 			return false
 		}
 		b.Spend(r, n, now)
+	}
+	if reason, wait := within(c, use, int(n)); wait > 0 {
+		c.overRate(cmd, reason, wait)
+		return false
 	}
 	c.forgive()
 	return true

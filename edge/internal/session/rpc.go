@@ -16,7 +16,7 @@ func rpc(c call, cmd *wire.Command) {
 		return
 	}
 	bucket := func(m *meter) *rate.Bucket { return &m.calls }
-	if !c.withinRate(cmd, c.limits.Rates.Calls, bucket, 1, "this connection makes too many calls in a second") {
+	if !c.withinRate(cmd, c.limits.Rates.Calls, bucket, 1, "this connection makes too many calls in a second", OfCalls) {
 		return
 	}
 	number := id(cmd)

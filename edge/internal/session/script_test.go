@@ -24,7 +24,8 @@ var rewrite = flag.Bool("rewrite", false, "write what the scripts print into the
 //
 //	limits   rooms=8 bad=3 in-flight=4 bytes=16 connect=10 warning=60
 //	rates    messages=10/20 bytes=1000/2000 subscribes=5/10 calls=1/2 refusals=3   PER SECOND/BURST
-//	shared-rate over|within
+//	shared-rate over|within [of frames|subscribes|calls]
+//	asks-connect                          clients without a token are verified, too, as nobody
 //	open-rpc PATTERN …                    methods for clients without a token
 //	full     USER …                       the edge counts no more connections of these
 //	policy   PATTERN [publish] [anonymous-subscribe] [anonymous-publish] [presence] [anonymous-presence]
@@ -97,7 +98,10 @@ func (h *host) input(line string) error {
 	words := strings.Fields(rest)
 	switch verb {
 	case "shared-rate":
-		h.limits.Rates.Shared, h.shared = true, rest == "over"
+		use := map[string]Use{"subscribes": OfSubscribes, "calls": OfCalls}[words[len(words)-1]]
+		h.limits.Rates.Shared[use], h.shared[use] = true, words[0] == "over"
+	case "asks-connect":
+		h.limits.AsksConnect = true
 	case "open-rpc":
 		h.limits.AnonymousRPC = words
 	case "limits":

@@ -38,7 +38,8 @@ type Host interface {
 	Elapsed() int64
 	// Policy is the policy of a room, nil when none matches.
 	Policy(room string) *policy.Policy
-	// Verify checks a token.
+	// Verify checks a token. Without one it says who an anonymous client is, which
+	// may be nobody (nil); see Limits.AsksConnect.
 	Verify(ref Ref, token string, done func(*Identity, *wire.Error))
 	// Seat counts the connection for a user, instead of the one before. It fails
 	// when the user has as many as one may have.
@@ -73,10 +74,9 @@ type Host interface {
 	Name(ref Ref) (session, node string)
 	// Send queues an answer or a notice, in the client's encoding.
 	Send(ref Ref, object wire.Object)
-	// Within takes an object of so many bytes from the rates that the client shares
-	// with others. Where it is over one, it says which, and for how many
-	// nanoseconds.
-	Within(ref Ref, id *Identity, bytes int) (reason string, wait int64)
+	// Within takes n from the rates that the client shares with others. Where it is
+	// over one, it says which, and for how many nanoseconds.
+	Within(ref Ref, id *Identity, use Use, n int) (reason string, wait int64)
 	// Refused counts an error that was sent.
 	Refused(code wire.Code)
 	// WakeAt asks for Wake at a unix time in seconds, or earlier.
@@ -111,6 +111,7 @@ type Limits struct {
 	MaxHistory      int      // messages of one history reply
 	MaxCalls        int      // of those in flight, the ones that wait for a backend; at most 255
 	AnonymousRPC    []string // patterns: methods open to clients without a token
+	AsksConnect     bool     // Host.Verify has to hear of clients without a token, too
 	Rates           Rates
 }
 
