@@ -122,7 +122,7 @@ func TestPagesAreServed(t *testing.T) {
 	for path, want := range map[string]string{"/": "every browser hears at once", "/forum/": "Moderator's desk", "/forum": "Moderator's desk",
 		"/config.json": s.edge.Addr(), "/map/": "The map", "/restaurant/": "The restaurant",
 		"/chat/": "Group chat", "/document/": "A shared document", "/quotes/": "Live quotes", "/studio": "Pictures, voice, camera",
-		"/yjs.js": "The MIT License", "/story.js": "export async function open", "/nabat-lite.js": "class Connection", "/nabat-client.js": "nabat-client, built from client/js", "/openapi.yaml": "openapi: 3.1.0"} {
+		"/yjs.js": "The MIT License", "/story.js": "export async function open", "/nabat-lite.js": "class Connection", "/nabat-client.js": "nabat-client, built from client/js", "/nabat-client-worker.js": "nabat-client-worker, built from client/js", "/openapi.yaml": "openapi: 3.1.0"} {
 		res, err := http.Get(s.page(path))
 		if err != nil {
 			t.Fatal(err)

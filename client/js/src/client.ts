@@ -1,9 +1,10 @@
+import { json, type Codec, type Command } from './codec.js';
 import { Emitter } from './emitter.js';
-import type { Link, LinkEvents, Patience } from './link.js';
-import { NabatError, addressOf, comeBack, pause, type Address, type Connected, type End, type Frame, type HistoryPage, type Published } from './protocol.js';
+import type { Link, LinkEvents, Patience, Via } from './link.js';
+import { NabatError, addressOf, comeBack, pause, type Address, type Connected, type End, type Frame, type HistoryPage, type PresencePage, type Published } from './protocol.js';
 import { bodyOf, newId } from './publication.js';
 import { Requests } from './requests.js';
-import { Room, type HistoryOptions, type PublishOptions, type RoomHost, type RoomOptions } from './room.js';
+import { Room, type HistoryOptions, type PresenceOptions, type PublishOptions, type RoomHost, type RoomOptions } from './room.js';
 import { Session, type SessionHost } from './session.js';
 import { Socket } from './socket.js';
 import { Stream } from './stream.js';
@@ -21,10 +22,13 @@ export interface Options {
   getToken?: (why: 'connect' | 'expiring' | 'expired') => string | Promise<string>;
   /** Rooms to join at once. */
   rooms?: (string | ({ room: string } & RoomOptions))[];
+  /** proto of nabat-client/proto, for fewer bytes. Default JSON. An event stream is always JSON. */
+  protocol?: Codec;
   /** How many commands may wait for a connection. Default 256. */
   queue?: number;
   /**
-   * How long publish and history wait for their answer. Default 60 s, at most
+   * How long publish, history and presence wait for their answer, and call if it
+   * is not told otherwise. Default 60 s, at most
    * 100 s: the server knows a message_id again for two minutes.
    */
   timeout?: number;
@@ -43,6 +47,16 @@ export interface Options {
   pingInterval?: number;
   /** Silence after that: the connection is given up. Default 10 s. */
   pongTimeout?: number;
+}
+
+/** CallOptions of one call. */
+export interface CallOptions {
+  /** In milliseconds. The edge itself waits for a backend for 10 s, if it is not set otherwise. */
+  timeout?: number;
+  /** Gives up waiting. The backend may carry the call out all the same. */
+  signal?: AbortSignal;
+  /** How a string is sent: as a JSON string, or as plain text. */
+  as?: 'data' | 'text';
 }
 
 /** State of a client. waiting has the pause and why, stopped and closed are final. */
@@ -83,15 +97,19 @@ export class Client extends Emitter<ClientEvents> {
   #connected: Connected | undefined;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #failures = 0;
+  #revoked = false; // so the last connection ended
   #hurry = false; // the edge did not ask to wait
   #liveSince = 0;
   #heard = 0;
   #token: Token;
   #transports: Transports;
+  readonly #via: Via | undefined;
+  #direct = true; // the connection, or the try, is not via another way
 
   /** @internal */
-  constructor(url: string, options: Options) {
+  constructor(url: string, options: Options, via?: Via) {
     super();
+    this.#via = via;
     this.#address = addressOf(url);
     this.#options = options;
     this.#patience = { open: options.openTimeout ?? 10_000, ping: options.pingInterval ?? 25_000, pong: options.pongTimeout ?? 10_000 };
@@ -102,6 +120,7 @@ export class Client extends Emitter<ClientEvents> {
       iteratorBuffer: options.iteratorBuffer ?? 1000,
       publish: (room, data, o) => this.publish(room, data, o),
       history: (room, o) => this.history(room, o),
+      presence: (room, o) => this.presence(room, o),
       leave: (room) => this.#leave(room),
     };
     for (const entry of [...this.#address.rooms, ...(options.rooms ?? [])]) {
@@ -133,7 +152,10 @@ export class Client extends Emitter<ClientEvents> {
   /** room joins a room, or returns the one that is joined already. */
   room(name: string, options: RoomOptions = {}): Room {
     const known = this.#rooms.get(name);
-    if (known) return known;
+    if (known) {
+      known.wanted = true;
+      return known;
+    }
     const room = new Room(name, options, this.#roomHost);
     const error = this.#final();
     if (error) {
@@ -159,17 +181,37 @@ export class Client extends Emitter<ClientEvents> {
    */
   async publish(room: string, data: unknown, options: PublishOptions = {}): Promise<Published> {
     const { event, key, messageId = newId(), as = 'data' } = options;
-    const body = JSON.stringify({ room, ...bodyOf(data, as), event, key, message_id: messageId });
-    const { published } = await this.#ask('publish', body);
+    const { published } = await this.ask({ verb: 'publish', fields: { room, event, key, message_id: messageId }, body: bodyOf(data, as) });
     return published ?? { room };
   }
 
   /** history reads a page of a room's past; the room need not be joined. */
   async history(room: string, options: HistoryOptions = {}): Promise<HistoryPage> {
     const { limit, before, after } = options;
-    const { history } = await this.#ask('history', JSON.stringify({ room, limit, before, after }));
+    const { history } = await this.ask({ verb: 'history', fields: { room, limit, before, after } });
     if (!history) throw new NabatError('bad_answer', 'the edge answered history with something else');
     return history;
+  }
+
+  /** presence reads one page of who is in a room; the room need not be joined. */
+  async presence(room: string, options: PresenceOptions = {}): Promise<PresencePage> {
+    const { limit, after } = options;
+    const { presence } = await this.ask({ verb: 'presence', fields: { room, limit, after } });
+    if (!presence) throw new NabatError('bad_answer', 'the edge answered presence with something else');
+    return presence as PresencePage;
+  }
+
+  /**
+   * call asks a backend, and resolves to what it replied: a value, a string, or
+   * bytes. Without a connection it waits for one, but it is never sent twice:
+   * when the connection ends before the answer, it is rejected as disconnected.
+   */
+  async call<T = unknown>(method: string, data?: unknown, options: CallOptions = {}): Promise<T> {
+    const { as = 'data', timeout, signal } = options;
+    const body = data === undefined ? undefined : bodyOf(data, as);
+    const { result } = await this.ask({ verb: 'rpc', fields: { method }, body }, timeout, signal);
+    if (!result) throw new NabatError('bad_answer', 'the edge answered rpc with something else');
+    return (result.binary ?? result.text ?? result.data) as T;
   }
 
   /** auth replaces the token, on the open connection and for those to come. */
@@ -208,18 +250,37 @@ export class Client extends Emitter<ClientEvents> {
       this.#stop(new NabatError('token_expired', 'the token has ended, and getToken has no other'));
       return;
     }
+    const url = this.#address.ws;
+    const events = this.#events(turn);
+    const link = this.#via?.dial(url, token, this.#patience, events);
+    this.#direct = !link;
+    if (link) {
+      this.#start(link, token);
+      return;
+    }
     const stream = this.#transports.next();
     if (stream && this.#rooms.size === 0) {
       this.#say({ state: 'waiting', ms: Infinity, reason: 'an event stream needs a room' });
       return;
     }
-    this.#dial(turn, stream, token);
+    try {
+      const rooms = [...this.#rooms.values()].map((r) => r.request());
+      this.#start(
+        stream
+          ? new Stream({ url: this.#address.sse, token, rooms }, this.#patience, events)
+          : new Socket(this.#transports.socket, url, this.#options.protocol ?? json, this.#patience, events),
+        token,
+      );
+    } catch (error) {
+      // Such as ws: on a page of https:.
+      this.#stop(new NabatError('unsupported', String(error)));
+    }
   }
 
-  #dial(turn: number, stream: boolean, token: string): void {
-    const events: LinkEvents = {
+  #events(turn: number): LinkEvents {
+    return {
       opened: () => {
-        this.#transports.opened();
+        if (this.#direct) this.#transports.opened();
         this.#session?.start();
         this.#timer = setTimeout(() => this.#giveUp('connect was not answered'), 2 * this.#patience.open);
       },
@@ -231,19 +292,21 @@ export class Client extends Emitter<ClientEvents> {
       ended: (end) => {
         if (turn === this.#turn) this.#ended(end);
       },
+      state: (state, connected) => {
+        if (turn !== this.#turn) return;
+        if (connected) this.#connected = connected;
+        // The session behind may be away while this one stays.
+        if (this.#session?.live || state.state !== 'live') this.#say(state);
+        if (this.#session?.live && connected) this.emit('connected', connected);
+      },
     };
+  }
+
+  #start(link: Link, token: string): void {
     const heard = this.#heard;
     const hello = { token, previous: this.#connected?.session ?? '', away: () => Math.max(1, Date.now() - heard) };
-    try {
-      this.#link = stream
-        ? new Stream({ url: this.#address.sse, token, rooms: [...this.#rooms.values()].map((r) => r.request()) }, this.#patience, events)
-        : new Socket(this.#transports.socket, this.#address.ws, this.#patience, events);
-    } catch (error) {
-      // Such as ws: on a page of https:.
-      this.#stop(new NabatError('unsupported', String(error)));
-      return;
-    }
-    this.#session = new Session(this.#link, hello, this.#sessionHost());
+    this.#link = link;
+    this.#session = new Session(link, hello, this.#sessionHost());
   }
 
   #sessionHost(): SessionHost {
@@ -292,10 +355,13 @@ export class Client extends Emitter<ClientEvents> {
     if (this.#session?.live && Date.now() - this.#liveSince > lasted) this.#failures = 0;
     const refusal = this.#session?.refusal;
     this.#drop();
-    this.#transports.ended();
-    const said = refusal?.code === end.code ? refusal.reason : end.reason.startsWith('{') ? end.code : end.reason;
+    if (this.#direct) this.#transports.ended();
+    const said = refusal?.code === end.code ? refusal.reason : end.reason;
     const reason = said || `the connection ended with status ${end.status}`;
-    const verdict = comeBack(end.status);
+    let verdict = comeBack(end.status);
+    // Another token may do; a second one that is revoked, too, says that it will not.
+    if (end.code === 'token_revoked' && !this.#revoked && this.#token.renewable) verdict = 'fresh_token';
+    this.#revoked = end.code === 'token_revoked';
     if (verdict === 'never' || (verdict === 'fresh_token' && !this.#token.renewable)) {
       this.#stop(new NabatError(end.code || 'refused', reason));
       return;
@@ -353,11 +419,12 @@ export class Client extends Emitter<ClientEvents> {
     this.#session?.leave(room);
   }
 
-  #ask(verb: 'publish' | 'history', body: string): Promise<Frame> {
+  /** @internal ask sends a command that is answered, when there is a connection. */
+  ask(command: Command, timeout = this.#options.timeout ?? 60_000, signal?: AbortSignal): Promise<Frame> {
     const error = this.#final();
     if (error) return Promise.reject(error);
     if (this.#session?.live && this.#session.receiveOnly) return Promise.reject(new NabatError('receive_only', 'an event stream only receives'));
-    return this.#requests.ask(verb, body, Math.min(this.#options.timeout ?? 60_000, 100_000));
+    return this.#requests.ask(command, Math.min(timeout, 100_000), signal);
   }
 
   // --- states ---

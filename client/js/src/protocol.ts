@@ -1,7 +1,7 @@
 // The client protocol, version 1, as proto/PROTOCOL.md has it: the shapes of
 // frames, and what a client does after an error or a close.
 
-/** A message of a room. Exactly one of data, text and base64 is there. */
+/** A message of a room. Exactly one of data, text and binary is there. */
 export interface Message {
   room: string;
   /** Where the message stands in a room with history. */
@@ -9,7 +9,7 @@ export interface Message {
   epoch?: string;
   data?: unknown;
   text?: string;
-  base64?: string;
+  binary?: Uint8Array;
   event?: string;
   user?: string;
 }
@@ -50,6 +50,40 @@ export interface HistoryPage {
   more: boolean;
 }
 
+/** A user in a room. */
+export interface Member {
+  user: string;
+  /** In the room; only on a page. */
+  connections?: number;
+  /** What the token of the first connection tells of the user. */
+  info?: unknown;
+}
+
+/** A page of who is in a room, in the order of the bytes of the users' names. */
+export interface PresencePage {
+  room: string;
+  /** Different users, connections without one, and all connections. */
+  users: number;
+  anonymous: number;
+  connections: number;
+  members: Member[];
+  /** The page behind is asked for with it as after; absent at the end. */
+  next?: string;
+}
+
+/**
+ * Who came into a room and who left it, and the counts after that. With lost it
+ * says only that changes may have been missed.
+ */
+export interface PresenceChange {
+  room: string;
+  join?: Member[];
+  leave?: Member[];
+  users?: number;
+  anonymous?: number;
+  lost?: boolean;
+}
+
 export interface Published {
   room: string;
   epoch?: string;
@@ -73,10 +107,14 @@ export interface Frame extends Partial<Message> {
   published?: Published;
   authed?: { user: string; expires?: number };
   history?: HistoryPage;
+  presence?: PresencePage | PresenceChange;
+  result?: { data?: unknown; text?: string; binary?: Uint8Array };
   error?: ErrorBody;
   gap?: Gap;
   reset?: Position;
   lagging?: Position;
+  /** Of a connection that is shared: it came back. */
+  recovered?: Position;
   expiring?: { in: number };
   ping?: object;
   pong?: object;
@@ -130,9 +168,10 @@ export function comeBack(status: number): ComeBack {
 export function endOf(status: number, reason: string): End {
   const end: End = { status, code: '', retryMs: 0, reason };
   try {
-    const said = JSON.parse(reason) as { code?: unknown; retry_ms?: unknown };
+    const said = JSON.parse(reason) as { code?: unknown; retry_ms?: unknown; reason?: unknown };
     if (typeof said.code === 'string') end.code = said.code;
     if (typeof said.retry_ms === 'number') end.retryMs = said.retry_ms;
+    end.reason = typeof said.reason === 'string' ? said.reason : end.code;
   } catch {
     // Not from the edge: the status is all there is.
   }
@@ -142,6 +181,7 @@ export function endOf(status: number, reason: string): End {
 /** The codes after which trying the same again later is of use. */
 const passing = new Set([
   'rate_limited', 'too_many_connections', 'unavailable', 'overloaded', 'no_responders', 'hook_unavailable', 'namespace_full', 'token_expired', 'head_timeout', 'draining', 'slow', 'drain',
+  'moved',
 ]);
 
 /** again is the column of that name in PROTOCOL.md; an unknown code says it by retry_ms. */
@@ -155,7 +195,7 @@ export function again(error: { code: string; retryMs: number }): boolean {
  */
 export function statusOf(error: { code: string; retryMs: number }): number {
   if (error.code === 'token_expired') return 4001;
-  if (error.code === 'drain' || error.code === 'draining') return 4200;
+  if (error.code === 'drain' || error.code === 'draining' || error.code === 'moved') return 4200;
   if (again(error)) return 4100;
   return 4000;
 }

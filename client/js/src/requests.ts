@@ -1,23 +1,31 @@
+import type { Command } from './codec.js';
 import { NabatError, type Frame } from './protocol.js';
 
 /** Request is a command that is kept until it is answered, over reconnects. */
 interface Request {
   number: number; // in the order in which they were made
-  verb: 'publish' | 'history';
-  body: string; // as JSON: the caller may change its object meanwhile
+  command: Command;
+  signal: AbortSignal | undefined;
+  abort: () => void;
   timer: ReturnType<typeof setTimeout>;
   resolve(answer: Frame): void;
-  reject(error: NabatError): void;
+  reject(reason: unknown): void;
 }
 
-/** More at a time would meet the edge's own bound, which others need, too. */
-const window = 16;
+/**
+ * More at a time would meet the edge's own bounds, which others need, too. Calls
+ * take as long as backends take, so they have a window of their own.
+ */
+const window = { call: 12, other: 16 };
+
+/** What an edge says when it did nothing, and may do it soon. */
+const soon = new Set(['overloaded', 'rate_limited', 'unavailable']);
 
 /**
  * Requests holds what was asked for and not answered yet. Those that wait go out
  * in order when there is a connection; those whose connection broke go out again,
- * which is harmless: history changes nothing, and a publication carries its
- * message_id.
+ * which is harmless: history and presence change nothing, and a publication
+ * carries its message_id. A call may do harm when it is made twice: it is refused.
  */
 export class Requests {
   readonly #waiting: Request[] = [];
@@ -25,26 +33,35 @@ export class Requests {
   readonly #bound: number;
   #made = 0;
   #paused: ReturnType<typeof setTimeout> | undefined;
-  #send: ((verb: string, body: string) => number) | undefined;
+  #send: ((command: Command) => number) | undefined;
 
   constructor(bound: number) {
     this.#bound = bound;
   }
 
-  ask(verb: Request['verb'], body: string, timeoutMs: number): Promise<Frame> {
-    return new Promise((resolve, reject) => {
+  ask(command: Command, timeoutMs: number, signal?: AbortSignal): Promise<Frame> {
+    return new Promise((resolve, reject: (reason: unknown) => void) => {
+      if (signal?.aborted) {
+        reject(signal.reason);
+        return;
+      }
       if (this.#waiting.length >= this.#bound) {
         reject(new NabatError('queue_full', `${this.#bound} commands wait for a connection already`));
         return;
       }
-      const request: Request = { number: this.#made++, verb, body, resolve, reject, timer: setTimeout(() => this.#expire(request), timeoutMs) };
+      const request: Request = {
+        number: this.#made++, command, signal, resolve, reject,
+        timer: setTimeout(() => this.#expire(request), timeoutMs),
+        abort: () => this.#forget(request, signal?.reason),
+      };
+      signal?.addEventListener('abort', request.abort);
       this.#waiting.push(request);
       this.#flush();
     });
   }
 
   /** open lets requests go out; send returns the id of what it sent. */
-  open(send: (verb: string, body: string) => number): void {
+  open(send: (command: Command) => number): void {
     this.#send = send;
     this.#flush();
   }
@@ -54,8 +71,12 @@ export class Requests {
     this.#send = undefined;
     clearTimeout(this.#paused);
     this.#paused = undefined;
-    for (const request of this.#sent.values()) this.#putBack(request);
+    const sent = [...this.#sent.values()];
     this.#sent.clear();
+    for (const request of sent) {
+      if (!isCall(request)) this.#putBack(request);
+      else this.#settle(request).reject(new NabatError('disconnected', 'the connection ended before the answer: the call may or may not have been carried out'));
+    }
   }
 
   /** answer reports whether the frame answers one of these requests. */
@@ -64,7 +85,7 @@ export class Requests {
     if (!request) return false;
     this.#sent.delete(id);
     const error = frame.error;
-    if (error && (error.code === 'overloaded' || error.code === 'rate_limited' || error.code === 'unavailable')) {
+    if (error && soon.has(error.code)) {
       // The others wait, too: their order stays.
       this.#putBack(request);
       clearTimeout(this.#paused);
@@ -74,7 +95,7 @@ export class Requests {
       }, Math.max(100, error.retry_ms) * (1 + Math.random()));
       return true;
     }
-    clearTimeout(request.timer);
+    this.#settle(request);
     if (error) request.reject(NabatError.of(error));
     else request.resolve(frame);
     this.#flush();
@@ -84,10 +105,7 @@ export class Requests {
   /** end refuses everything. */
   end(error: NabatError): void {
     this.lost();
-    for (const request of this.#waiting.splice(0)) {
-      clearTimeout(request.timer);
-      request.reject(error);
-    }
+    for (const request of this.#waiting.splice(0)) this.#settle(request).reject(error);
   }
 
   #putBack(request: Request): void {
@@ -96,18 +114,43 @@ export class Requests {
   }
 
   #flush(): void {
-    while (this.#send && this.#paused === undefined && this.#sent.size < window) {
-      const request = this.#waiting.shift();
-      if (!request) return;
-      this.#sent.set(this.#send(request.verb, request.body), request);
+    if (!this.#send || this.#paused !== undefined) return;
+    let calls = [...this.#sent.values()].filter(isCall).length;
+    let others = this.#sent.size - calls;
+    for (let at = 0; at < this.#waiting.length && (calls < window.call || others < window.other); ) {
+      const request = this.#waiting[at]!;
+      if (isCall(request) ? calls >= window.call : others >= window.other) {
+        at++;
+        continue;
+      }
+      this.#waiting.splice(at, 1);
+      if (isCall(request)) calls++;
+      else others++;
+      this.#sent.set(this.#send(request.command), request);
     }
   }
 
   #expire(request: Request): void {
+    const { verb } = request.command;
+    this.#forget(request, new NabatError('timeout', `no answer to ${verb} in time: it may or may not have been done`));
+  }
+
+  /** #forget is for what its caller does not wait for any more. */
+  #forget(request: Request, reason: unknown): void {
     const at = this.#waiting.indexOf(request);
     if (at >= 0) this.#waiting.splice(at, 1);
     for (const [id, sent] of this.#sent) if (sent === request) this.#sent.delete(id);
-    request.reject(new NabatError('timeout', `no answer to ${request.verb} in time: it may or may not have been done`));
+    this.#settle(request).reject(reason);
     this.#flush();
   }
+
+  #settle(request: Request): Request {
+    clearTimeout(request.timer);
+    request.signal?.removeEventListener('abort', request.abort);
+    return request;
+  }
+}
+
+function isCall(request: Request): boolean {
+  return request.command.verb === 'rpc';
 }

@@ -1,6 +1,6 @@
 import { Emitter } from './emitter.js';
 import { Feed } from './feed.js';
-import { NabatError, type Gap, type HistoryPage, type Message, type Position, type Published } from './protocol.js';
+import { NabatError, type Gap, type HistoryPage, type Message, type Member, type Position, type PresenceChange, type PresencePage, type Published } from './protocol.js';
 
 /** RoomEvents are what a room tells, in the order in which it happened. */
 export interface RoomEvents {
@@ -15,16 +15,22 @@ export interface RoomEvents {
   reset: Position;
   /** Messages come slower than they are published; none is lost. */
   lagging: Position;
+  /** Who came and who left; only where the option presence asks for it. */
+  presence: PresenceChange;
   /** The room cannot be joined, or was ended by the edge. It is left. */
   error: NabatError;
 }
 
-/** RoomOptions say where a room begins that has history. At most one is set. */
+/** RoomOptions say how a room is joined. At most one of since, latest and position is set. */
 export interface RoomOptions {
   /** A duration such as 10m, or a time in RFC 3339: messages since then come first. */
   since?: string;
   /** The newest message comes first. */
   latest?: boolean;
+  /** A position that was kept, with its epoch: all that was published behind it comes first. */
+  position?: { epoch: string; offset: number };
+  /** Who comes and leaves is wanted, too. The edge refuses the room where that is not allowed. */
+  presence?: boolean;
 }
 
 /** PublishOptions of one message. */
@@ -44,17 +50,29 @@ export interface HistoryOptions {
   after?: number;
 }
 
+/** PresenceOptions name a page of who is in a room. */
+export interface PresenceOptions {
+  /** Users at most, up to 1000. Default 100; 0 is for the counts alone. */
+  limit?: number;
+  /** The users behind this one: next of the page before. */
+  after?: string;
+}
+
 /** What a room needs of its client. */
 export interface RoomHost {
   readonly iteratorBuffer: number;
   publish(room: string, data: unknown, options?: PublishOptions): Promise<Published>;
   history(room: string, options?: HistoryOptions): Promise<HistoryPage>;
+  presence(room: string, options?: PresenceOptions): Promise<PresencePage>;
   leave(room: Room): void;
 }
 
 /** A room as a connect or subscribe names it. */
-export interface RoomRequest extends RoomOptions {
+export interface RoomRequest {
   room: string;
+  since?: string;
+  latest?: boolean;
+  presence?: boolean;
   epoch?: string;
   offset?: number;
 }
@@ -75,6 +93,10 @@ export class Room extends Emitter<RoomEvents> implements AsyncIterable<Message> 
   #joined = false; // in the connection that lives
   #joinedOnce = false;
   #over: NabatError | undefined;
+  /** @internal wanted rooms are asked for on a new connection; others come if the server wants it. */
+  wanted = true;
+  /** @internal at is where the edge placed the room last, in its words. */
+  at: Position | undefined;
 
   /** @internal */
   constructor(name: string, options: RoomOptions, host: RoomHost) {
@@ -109,6 +131,21 @@ export class Room extends Emitter<RoomEvents> implements AsyncIterable<Message> 
     return this.#host.history(this.name, options);
   }
 
+  /** presence reads one page of who is in the room. */
+  presence(options?: PresenceOptions): Promise<PresencePage> {
+    return this.#host.presence(this.name, options);
+  }
+
+  /** members reads who is in the room, page after page. */
+  async *members(options: { limit?: number } = {}): AsyncGenerator<Member, void, undefined> {
+    for (let after: string | undefined; ; ) {
+      const page = await this.presence({ limit: options.limit ?? 1000, ...(after !== undefined && { after }) });
+      yield* page.members;
+      if (page.next === undefined) return;
+      after = page.next;
+    }
+  }
+
   /** leave ends the subscription and the loops over the room. */
   leave(): void {
     if (this.#over) return;
@@ -130,10 +167,11 @@ export class Room extends Emitter<RoomEvents> implements AsyncIterable<Message> 
 
   /** @internal request is how the room is asked for on a new connection. */
   request(): RoomRequest {
-    if (this.#epoch !== undefined) return this.position;
-    if (this.#joinedOnce) return { room: this.name };
-    const { since, latest } = this.#options;
-    return { room: this.name, ...(since !== undefined && { since }), ...(latest && { latest }) };
+    const { since, latest, position, presence } = this.#options;
+    const how = presence ? { presence } : {};
+    if (this.#epoch !== undefined) return { ...this.position, ...how };
+    if (this.#joinedOnce) return { room: this.name, ...how };
+    return { room: this.name, ...how, ...position, ...(since !== undefined && { since }), ...(latest && { latest }) };
   }
 
   /** @internal take delivers a message, unless it was delivered before. */
@@ -149,6 +187,7 @@ export class Room extends Emitter<RoomEvents> implements AsyncIterable<Message> 
 
   /** @internal placed is told where the room stands on a new connection. */
   placed(at: Position): void {
+    this.at = at;
     const back = this.#joinedOnce;
     const had = this.#epoch;
     const from = this.#offset;
@@ -174,14 +213,14 @@ export class Room extends Emitter<RoomEvents> implements AsyncIterable<Message> 
   }
 
   /** @internal noticed is told what the edge says about the room. */
-  noticed(kind: 'gap' | 'reset' | 'lagging', body: Gap | Position): void {
-    if (kind === 'gap') {
-      this.emit('gap', body as Gap);
+  noticed(kind: 'gap' | 'reset' | 'lagging' | 'recovered' | 'presence', body: Gap | Position | PresenceChange): void {
+    if (kind === 'gap' || kind === 'presence') {
+      this.emit(kind, body as Gap & PresenceChange);
       return;
     }
     const at = body as Position;
     if (kind === 'reset') {
-      this.#epoch = at.epoch;
+      this.#epoch = at.epoch || undefined; // an empty one: there is no history now
       this.#offset = this.#delivered = at.offset ?? 0;
     }
     this.emit(kind, at);

@@ -1,3 +1,4 @@
+import type { Command } from './codec.js';
 import type { Link } from './link.js';
 import { NabatError, again, statusOf, type Connected, type End, type ErrorBody, type Frame, type Message, type Position } from './protocol.js';
 import type { Requests } from './requests.js';
@@ -69,7 +70,7 @@ export class Session {
 
   /** start says who the client is and where it wants to go on, in one frame. */
   start(): void {
-    const rooms = [...this.#host.rooms.values()];
+    const rooms = [...this.#host.rooms.values()].filter((room) => room.wanted);
     for (const room of rooms) this.#asked.add(room.name);
     if (!this.#link.receiveOnly) this.#connect(rooms, false);
   }
@@ -134,7 +135,7 @@ export class Session {
   }
 
   #noticed(frame: Frame): void {
-    for (const kind of ['gap', 'reset', 'lagging'] as const) {
+    for (const kind of ['gap', 'reset', 'lagging', 'recovered', 'presence'] as const) {
       const body = frame[kind];
       if (body) this.#host.rooms.get(body.room)?.noticed(kind, body);
     }
@@ -143,6 +144,7 @@ export class Session {
       if (this.#link.receiveOnly) this.#begin(frame.connected);
       else this.#unasked = frame.connected;
     }
+    if (frame.subscribed) for (const at of frame.subscribed.rooms) this.#joinedUnasked(at);
     if (frame.expiring) this.#host.expiring(frame.expiring.in);
     if (frame.unsubscribed) {
       const error = new NabatError(frame.unsubscribed.reason ?? 'not_allowed', 'the edge ended the subscription');
@@ -151,10 +153,21 @@ export class Session {
     if (frame.error) this.#host.failed(NabatError.of(frame.error));
   }
 
-  #command(verb: string, body: object, answer: Answer): void {
+  /** #joinedUnasked: the server joined a room, for this connection only. */
+  #joinedUnasked(at: Position): void {
+    let room = this.#host.rooms.get(at.room);
+    if (!room) {
+      room = this.#host.granted(at.room);
+      room.wanted = false;
+    }
+    this.#asked.add(at.room);
+    room.placed(at);
+  }
+
+  #command(verb: string, fields: object, answer: Answer): void {
     const id = ++this.#ids;
     this.#answers.set(id, answer);
-    this.#link.send(JSON.stringify({ id, [verb]: body }));
+    this.#link.send({ id, verb, fields });
   }
 
   /** #connect asks for all rooms in one frame, or for none so that each is asked for alone. */
@@ -207,16 +220,16 @@ export class Session {
     }
     if (this.#over) return;
     for (const message of this.#early.splice(0)) this.#host.rooms.get(message.room)?.take(message);
-    const missing = [...this.#host.rooms.values()].filter((room) => !this.#asked.has(room.name));
+    const missing = [...this.#host.rooms.values()].filter((room) => room.wanted && !this.#asked.has(room.name));
     if (this.#link.receiveOnly) {
       if (missing.length > 0) this.#host.restart();
       return;
     }
     if (alone) for (const room of missing) this.#subscribe([room]);
     else this.#subscribe(missing);
-    this.#host.requests.open((verb, body) => {
+    this.#host.requests.open((command: Command) => {
       const id = ++this.#ids;
-      this.#link.send(`{"id":${id},"${verb}":${body}}`);
+      this.#link.send({ ...command, id });
       return id;
     });
   }

@@ -1,3 +1,4 @@
+import type { Codec, Command } from './codec.js';
 import type { Link, LinkEvents, Patience } from './link.js';
 import { endOf, type End, type Frame } from './protocol.js';
 
@@ -9,15 +10,18 @@ export class Socket implements Link {
   readonly #socket: WebSocket;
   readonly #events: LinkEvents;
   readonly #patience: Patience;
+  readonly #codec: Codec;
   #timer: ReturnType<typeof setTimeout>;
   #heard = 0;
   #asked = false;
   #over = false;
 
-  constructor(make: typeof WebSocket, url: string, patience: Patience, events: LinkEvents) {
+  constructor(make: typeof WebSocket, url: string, codec: Codec, patience: Patience, events: LinkEvents) {
+    this.#codec = codec;
     this.#events = events;
     this.#patience = patience;
-    this.#socket = new make(url, ['nabat.v1.json']);
+    this.#socket = new make(url, [codec.subprotocol]);
+    this.#socket.binaryType = 'arraybuffer';
     this.#timer = setTimeout(() => this.#giveUp('no answer to the handshake'), patience.open);
     this.#socket.onopen = () => {
       if (this.#over) return;
@@ -26,15 +30,15 @@ export class Socket implements Link {
       this.#watch(patience.ping);
       events.opened();
     };
-    this.#socket.onmessage = (e: MessageEvent) => this.#received(e.data);
+    this.#socket.onmessage = (e: MessageEvent) => this.#received(e.data as string | ArrayBuffer);
     this.#socket.onclose = (e: CloseEvent) => this.#end(endOf(e.code, e.reason));
     // A close follows in the same task, but for Node 20, which says no more
     // about a handshake that failed.
     this.#socket.onerror = () => void setTimeout(() => this.#end(broken('the connection failed')), 0);
   }
 
-  send(text: string): void {
-    if (this.#socket.readyState === 1) this.#socket.send(text);
+  send(command: Command): void {
+    if (this.#socket.readyState === 1) this.#socket.send(this.#codec.encode(command));
   }
 
   close(): void {
@@ -43,7 +47,7 @@ export class Socket implements Link {
     this.#socket.close(1000);
   }
 
-  #received(text: unknown): void {
+  #received(data: string | ArrayBuffer): void {
     if (this.#over) return;
     this.#heard = Date.now();
     if (this.#asked) {
@@ -53,12 +57,12 @@ export class Socket implements Link {
     }
     let frame: Frame;
     try {
-      frame = JSON.parse(String(text)) as Frame;
+      frame = this.#codec.decode(data);
     } catch {
-      this.#giveUp('the server sent what is not JSON: is this a Nabat edge?');
+      this.#giveUp(`the server sent what is not ${this.#codec.subprotocol}: is this a Nabat edge?`);
       return;
     }
-    if (frame.ping) this.send('{"pong":{}}');
+    if (frame.ping) this.send({ verb: 'pong', fields: {} });
     this.#events.received(frame);
   }
 
@@ -78,7 +82,7 @@ export class Socket implements Link {
         return;
       }
       this.#asked = true;
-      this.send('{"ping":{}}');
+      this.send({ verb: 'ping', fields: {} });
       this.#watch(this.#patience.pong);
     }, wait);
   }

@@ -1,11 +1,13 @@
+import { json } from './codec.js';
 import type { Link, LinkEvents, Patience } from './link.js';
-import { cursorOf, statusOf, type End, type ErrorBody, type Frame, type Position } from './protocol.js';
+import { cursorOf, endOf, statusOf, type End, type ErrorBody, type Frame } from './protocol.js';
+import type { RoomRequest } from './room.js';
 
 /** What an event stream joins. */
 export interface StreamRequest {
   url: string;
   token: string;
-  rooms: Position[];
+  rooms: RoomRequest[];
 }
 
 /**
@@ -44,6 +46,8 @@ export class Stream implements Link {
   async #run(request: StreamRequest): Promise<End> {
     const url = new URL(request.url);
     for (const p of request.rooms) url.searchParams.append('room', p.room);
+    // It is for all rooms of a stream, and refuses those where it is not allowed.
+    if (request.rooms.every((p) => p.presence)) url.searchParams.set('presence', '1');
     const cursor = cursorOf(request.rooms);
     if (cursor) url.searchParams.set('last_event_id', cursor);
     const headers: Record<string, string> = { Accept: 'text/event-stream' };
@@ -60,11 +64,11 @@ export class Stream implements Link {
       const { value, done } = await reader.read();
       if (done || this.#over) return broke;
       for (const { event, data } of parser.push(value)) {
-        const frame = JSON.parse(data) as Frame & { code?: string; retry_ms?: number };
+        const frame = json.decode(data) as Frame & { code?: string; retry_ms?: number };
         // Publishers name events as they like: what has a room is a message.
         if (event === 'close' && frame.room === undefined && typeof frame.code === 'string') {
           const said = { code: frame.code, retryMs: frame.retry_ms ?? 0 };
-          return { ...said, status: statusOf(said), reason: data };
+          return endOf(statusOf(said), data);
         }
         this.#events.received(frame);
         if (this.#over) return broke;

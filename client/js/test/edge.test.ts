@@ -62,7 +62,7 @@ test('messages of backends and clients arrive, by listener and by loop', async (
   assert.deepEqual(epochless, [
     { room: name, data: { n: 1 }, event: 'said', user: 'bob' },
     { room: name, text: 'plain' },
-    { room: name, base64: '//4=' },
+    { room: name, binary: new Uint8Array([255, 254]) },
   ]);
   for (const m of heard) assert.deepEqual((await loop.next()).value, m);
   room.leave();

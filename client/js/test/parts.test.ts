@@ -3,8 +3,9 @@ import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
 import { gzipSync } from 'node:zlib';
+import { json, type Command } from '../src/codec.js';
 import { Feed } from '../src/feed.js';
-import { addressOf, cursorOf, NabatError, type Frame, type Gap, type Message, type Position } from '../src/protocol.js';
+import { addressOf, comeBack, cursorOf, endOf, NabatError, statusOf, type Frame, type Gap, type Message, type Position } from '../src/protocol.js';
 import { bodyOf, newId } from '../src/publication.js';
 import { Requests } from '../src/requests.js';
 import { Room, type RoomHost } from '../src/room.js';
@@ -76,6 +77,27 @@ test('the newest message that latest asks for stands at the offset of the answer
   assert.deepEqual(room.request(), { room: 'a', epoch: 'k', offset: 6 });
 });
 
+test('the words of an operator reach the reason', () => {
+  const end = endOf(4005, '{"code":"kicked","retry_ms":0,"reason":"bye"}');
+  assert.deepEqual(end, { status: 4005, code: 'kicked', retryMs: 0, reason: 'bye' });
+  assert.equal(comeBack(4005), 'never');
+  assert.deepEqual([comeBack(4201), comeBack(statusOf({ code: 'moved', retryMs: 9000 }))], ['now', 'now']);
+});
+
+test('a reset to no history holds no position', () => {
+  const room = new Room('a', {}, roomHost);
+  room.placed({ room: 'a', epoch: 'k', offset: 5 });
+  room.noticed('reset', { room: 'a', epoch: '', offset: 0 });
+  assert.deepEqual(room.request(), { room: 'a' });
+});
+
+test('a room may begin at a position that was kept', () => {
+  const room = new Room('a', { position: { epoch: 'k', offset: 7 }, presence: true }, roomHost);
+  assert.deepEqual(room.request(), { room: 'a', presence: true, epoch: 'k', offset: 7 });
+  room.placed({ room: 'a' });
+  assert.deepEqual(room.request(), { room: 'a', presence: true });
+});
+
 test('a loop that falls behind is told so, behind what it has', async () => {
   const feed = new Feed(2, () => undefined);
   for (let offset = 1; offset <= 3; offset++) feed.push({ room: 'a', offset });
@@ -101,17 +123,19 @@ test('a listener that throws keeps nobody else from the message, and is not hidd
   assert.throws(() => later[0]!(), /of the page/);
 });
 
+const publish = (n: string): Command => ({ verb: 'publish', fields: { n } });
+
 /** wire stands for connections: it numbers what is sent. */
 function wire(requests: Requests) {
   const sent: string[] = [];
   let id = 0;
-  return { sent, open: () => requests.open((_, body) => (sent.push(body), ++id)) };
+  return { sent, open: () => requests.open(({ fields }) => (sent.push((fields as { n: string }).n), ++id)) };
 }
 
 test('requests are sent again in their order, and answered once', async () => {
   const requests = new Requests(10);
   const { sent, open } = wire(requests);
-  const list = ['1', '2', '3'].map((body) => requests.ask('publish', body, 1000));
+  const list = ['1', '2', '3'].map((n) => requests.ask(publish(n), 1000));
   open();
   requests.answer(2, { published: { room: 'b' } });
   requests.lost();
@@ -129,9 +153,9 @@ test('an edge that has no room now is asked again, and the others wait behind', 
   const requests = new Requests(10);
   const { sent, open } = wire(requests);
   open();
-  const one = requests.ask('publish', '1', 5000);
+  const one = requests.ask(publish('1'), 5000);
   requests.answer(1, { error: { code: 'overloaded', reason: 'r', retry_ms: 1 } });
-  const two = requests.ask('publish', '2', 5000);
+  const two = requests.ask(publish('2'), 5000);
   assert.deepEqual(sent, ['1']);
   const answer = (): void => {
     for (let id = 2; id <= sent.length; id++) requests.answer(id, { published: { room: sent[id - 1]! } });
@@ -144,16 +168,51 @@ test('an edge that has no room now is asked again, and the others wait behind', 
 
 test('a request that nobody answers ends by itself', async () => {
   const requests = new Requests(10);
-  await assert.rejects(requests.ask('history', '{}', 1), (e: NabatError) => e.code === 'timeout');
+  await assert.rejects(requests.ask({ verb: 'history', fields: {} }, 1), (e: NabatError) => e.code === 'timeout');
   const { sent, open } = wire(requests);
   open();
   assert.deepEqual(sent, []);
 });
 
+test('calls wait for each other, and for nothing else; a call is sent once', async () => {
+  const requests = new Requests(100);
+  const { sent, open } = wire(requests);
+  const call = (n: number): Promise<Frame> => requests.ask({ verb: 'rpc', fields: { n: `call ${n}` } }, 5000);
+  const calls = Array.from({ length: 14 }, (_, n) => call(n));
+  const other = requests.ask(publish('1'), 5000);
+  open();
+  assert.deepEqual([sent.length, sent.at(-1)], [13, '1']);
+  requests.answer(1, { result: { data: 1 } });
+  assert.equal(sent.at(-1), 'call 12');
+  requests.lost();
+  for (const sentCall of calls.slice(1, 13)) await assert.rejects(sentCall, (e: NabatError) => e.code === 'disconnected');
+  open();
+  assert.deepEqual(sent.slice(14), ['call 13', '1']);
+  requests.end(new NabatError('closed', ''));
+  await assert.rejects(calls[13]!);
+  await assert.rejects(other);
+  assert.deepEqual((await calls[0]!).result, { data: 1 });
+});
+
+test('a signal ends the wait, before and after the request was sent', async () => {
+  const requests = new Requests(10);
+  const { sent, open } = wire(requests);
+  const [one, two] = [new AbortController(), new AbortController()];
+  const asked = [one, two].map(({ signal }) => requests.ask(publish('1'), 5000, signal));
+  one.abort(new Error('never mind'));
+  await assert.rejects(asked[0]!, /never mind/);
+  open();
+  assert.equal(sent.length, 1);
+  two.abort();
+  await assert.rejects(asked[1]!, (e: Error) => e.name === 'AbortError');
+  assert.equal(requests.answer(1, {}), false);
+  await assert.rejects(requests.ask(publish('1'), 5000, one.signal), /never mind/);
+});
+
 test('no more than sixteen requests are under way', () => {
   const requests = new Requests(100);
   const { sent, open } = wire(requests);
-  for (let n = 0; n < 20; n++) requests.ask('publish', String(n), 1000).catch(() => undefined);
+  for (let n = 0; n < 20; n++) requests.ask(publish(String(n)), 1000).catch(() => undefined);
   open();
   assert.equal(sent.length, 16);
   requests.answer(7, {});
@@ -210,17 +269,19 @@ test('an event stream is cut into events wherever the network cuts it', () => {
 });
 
 test('bodies', () => {
-  assert.deepEqual(bodyOf({ a: 1 }, 'data'), { data: { a: 1 } });
-  assert.deepEqual(bodyOf(null, 'data'), { data: null });
+  assert.deepEqual(bodyOf({ a: 1 }, 'data'), { json: '{"a":1}' });
+  assert.deepEqual(bodyOf(null, 'data'), { json: 'null' });
   assert.deepEqual(bodyOf('x', 'text'), { text: 'x' });
-  assert.deepEqual(bodyOf(new Uint8Array([255, 254]), 'data'), { base64: '//4=' });
+  assert.deepEqual(bodyOf(new Uint8Array([255, 254]), 'data'), { binary: new Uint8Array([255, 254]) });
+  assert.equal(json.encode({ verb: 'rpc', fields: {}, body: { binary: new Uint8Array([255, 254]) } }), '{"rpc":{"base64":"//4="}}');
+  assert.equal(json.encode({ id: 1, verb: 'publish', fields: { room: 'a' }, body: { text: '"' } }), '{"id":1,"publish":{"room":"a","text":"\\""}}');
   assert.throws(() => bodyOf(1, 'text'), TypeError);
   assert.throws(() => bodyOf(() => 1, 'data'), TypeError);
   assert.equal(new Set(Array.from({ length: 1000 }, newId)).size, 1000);
 });
 
-test('the README states the size of the bundle', () => {
-  const stated = /([\d.]+) KB minified and gzipped/.exec(readFileSync('README.md', 'utf8'))?.[1];
-  const kilobytes = gzipSync(readFileSync('dist/nabat-client.js'), { level: 9 }).length / 1000;
+for (const name of ['nabat-client', 'nabat-client-proto', 'nabat-client-shared', 'nabat-client-worker']) test(`the README states the size of ${name}`, () => {
+  const stated = new RegExp(`^\\| .*\`${name}.js\` \\| ([\\d.]+) KB`, 'm').exec(readFileSync('README.md', 'utf8'))?.[1];
+  const kilobytes = gzipSync(readFileSync(`dist/${name}.js`), { level: 9 }).length / 1000;
   assert.ok(stated && Math.abs(Number(stated) - kilobytes) <= 0.1, `README says ${stated} KB, it is ${kilobytes.toFixed(1)} KB`);
 });
