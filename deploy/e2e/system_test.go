@@ -137,5 +137,9 @@ func TestPagesAreServed(t *testing.T) {
 			strings.Contains(csp, "script-src 'self' 'sha256-") != strings.Contains(string(body), `<script type="module">`) {
 			t.Errorf("%s: Content-Security-Policy %s", path, csp)
 		}
+		// Pages of other sites may import the client, and read nothing else.
+		if shared := res.Header.Get("Access-Control-Allow-Origin") == "*"; shared != (path == "/nabat-client.js") {
+			t.Errorf("%s: shared with other sites: %t", path, shared)
+		}
 	}
 }

@@ -16,7 +16,8 @@ import (
 
 // pages are the texts that a newcomer reads, from the root of the repository.
 var pages = []string{"README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "charts/README.md", "loadtest/README.md",
-	"charts/nabat/README.md", "deploy/OPERATIONS.md", "deploy/METRICS.md"}
+	"charts/nabat/README.md", "deploy/OPERATIONS.md", "deploy/METRICS.md",
+	"deploy/guide/README.md", "deploy/guide/tutorial.md", "deploy/guide/backend.md", "deploy/guide/coming-from.md"}
 
 func readPage(t *testing.T, name string) string {
 	t.Helper()
@@ -27,11 +28,12 @@ func readPage(t *testing.T, name string) string {
 	return string(text)
 }
 
-// fence is one block of code with its language.
-type fence struct{ language, text string }
+// fence is one block of code with its language and, in the guide, the file that
+// it is from.
+type fence struct{ language, text, file string }
 
 var (
-	fenced   = regexp.MustCompile("(?ms)^```([a-z]*)\n(.*?)^```$")
+	fenced   = regexp.MustCompile("(?ms)^```([a-z]*)(?: ([^\n]+))?\n(.*?)^```$")
 	inline   = regexp.MustCompile("`([^`]+)`")
 	link     = regexp.MustCompile(`\]\(([^)\s]+)\)`)
 	heading  = regexp.MustCompile(`(?m)^#+ (.+)$`)
@@ -45,7 +47,7 @@ var (
 // code lists a page's blocks of code, and the pieces within its sentences.
 func code(page string) (blocks []fence, spans []string) {
 	for _, m := range fenced.FindAllStringSubmatch(page, -1) {
-		blocks = append(blocks, fence{m[1], m[2]})
+		blocks = append(blocks, fence{m[1], m[3], m[2]})
 	}
 	rest := fenced.ReplaceAllString(page, "")
 	for _, m := range inline.FindAllStringSubmatch(rest, -1) {

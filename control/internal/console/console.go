@@ -112,6 +112,9 @@ func serve(w http.ResponseWriter, r *http.Request, pages map[string]page) {
 		return
 	}
 	h.Set("Content-Security-Policy", p.csp)
+	if r.URL.Path == "/nabat-client.js" { // modules are fetched as CORS says: pages of others may import the client
+		h.Set("Access-Control-Allow-Origin", "*")
+	}
 	h.Set("Content-Type", p.kind)
 	h.Set("Cache-Control", "no-cache")
 	h.Set("ETag", p.etag)
