@@ -49,6 +49,7 @@ func beControl(text string) error {
 type crowdPlan struct {
 	Edges   []string
 	NATS    string // where control gives tokens
+	First   int    // the number of the first client
 	Clients int
 	Rooms   int
 	Each    int // rooms of a client
@@ -114,7 +115,7 @@ func (c *crowd) tokens() error {
 	}
 	defer nc.Close()
 	tokens := make(map[string]string)
-	for i := range c.plan.Clients {
+	for i := c.plan.First; i < c.plan.First+c.plan.Clients; i++ {
 		one := &crowdClient{rooms: make(map[string]bool)}
 		if i%10 > 0 {
 			one.user = fmt.Sprintf("user-%05d", i*3/4)
