@@ -349,15 +349,11 @@ func TestWhatTheRolesMustNotDo(t *testing.T) {
 	admin := s.as("admin")
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	for _, name := range []string{"NABAT_x_e", "NABAT_EVENTS"} {
-		if _, err := admin.js.CreateStream(ctx, jetstream.StreamConfig{Name: name, Subjects: []string{"some." + name}}); err != nil {
-			t.Fatal(err)
-		}
+	if _, err := admin.js.CreateStream(ctx, jetstream.StreamConfig{Name: "NABAT_x_e", Subjects: []string{"some.x"}}); err != nil {
+		t.Fatal(err)
 	}
-	for _, bucket := range []string{"NABAT_BLOCKS", "NABAT_NODES"} {
-		if _, err := bus.EnsureBucket(ctx, admin.js, bucket, "", 1); err != nil {
-			t.Fatal(err)
-		}
+	for _, name := range []string{bus.StreamEvents, "KV_NABAT_BLOCKS", "KV_NABAT_NODES"} {
+		until(t, "control has made "+name, func() error { _, err := admin.js.Stream(ctx, name); return err })
 	}
 	const filtered = `{"stream_name":"KV_%[1]s","config":{"filter_subject":"$KV.%[1]s.%[2]s","deliver_subject":"_INBOX_edge.x","ack_policy":"none"}}`
 	secrets := fmt.Sprintf(filtered, "NABAT_KEYS", "signing")
@@ -511,9 +507,7 @@ func TestWhatTheRolesMayDo(t *testing.T) {
 		}
 	}
 	// Events: control makes the stream, a backend consumes it.
-	if _, err := c.js.CreateStream(ctx, jetstream.StreamConfig{Name: "NABAT_EVENTS", Subjects: []string{"nabat.event.>"}}); err != nil {
-		t.Fatal(err)
-	}
+	until(t, "control has made the stream", func() error { _, err := admin.js.Stream(ctx, bus.StreamEvents); return err })
 	if _, err := c.js.Publish(ctx, "nabat.event.join.a", []byte("{}")); err != nil {
 		t.Fatal(err)
 	}
