@@ -86,8 +86,8 @@ each time: make the secrets yourself, name them in ` + "`existingSecret`" + `, a
 refuses to generate any. No change of a secret restarts a pod; after a rotation run
 ` + "`kubectl rollout restart`" + `. Passwords are letters and digits.
 
-**NATS.** With ` + "`nats.enabled`" + ` backends publish to ` + "`nats://<release>-nabat-nats:4222`" + ` as the user ` + "`backend`" + `. What
-each role may do is narrowed in ` + "`nats.permissions`" + `. For a NATS of your own see ` + "`externalNats`" + `; values for the
+**NATS.** With ` + "`nats.enabled`" + ` backends publish to ` + "`nats://<release>-nabat-nats:4222`" + ` as the user ` + "`backend`" + `. Each
+role may do what it needs, as in [deploy/nats](../../deploy/nats/README.md); ` + "`nats.permissions`" + ` says otherwise. For a NATS of your own see ` + "`externalNats`" + `; values for the
 official chart are in [OPERATIONS.md](../../deploy/OPERATIONS.md#8-nats-of-your-own).
 
 **Values.** Unknown keys and impossible combinations are refused. Settings of the programs that have no value here

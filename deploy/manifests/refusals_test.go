@@ -49,6 +49,7 @@ func TestBadValuesAreRefused(t *testing.T) {
 		{"a password from nowhere", "nats.enabled=false,externalNats.urls={nats://h:4222},externalNats.auth.method=password", "externalNats.auth.existingSecret"},
 		{"another program in the same image", "nats.image.program=nats-server", "nats.image.repository"},
 		{"another image without a tag", "nats.image.repository=nats", "nats.image.tag"},
+		{"subjects that the role may not use", "edge.config.rpc_prefix=call.", "give nats.permissions.edge, too"},
 		{"more copies than servers", "control.natsReplicas=3", "there cannot be more copies than servers"},
 		{"generated secrets without a cluster", "global.gitops=true", "control.apiKey.existingSecret"},
 		{"generated passwords without a cluster", "global.gitops=true,control.apiKey.existingSecret=x", "nats.auth.existingSecret"},

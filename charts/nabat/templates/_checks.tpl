@@ -44,6 +44,14 @@
 
 {{- define "nabat.checkNats" -}}
 {{- $nats := .Values.nats -}}
+{{- $v := .Values -}}
+{{- range $key := list "subject_prefix" "live_prefix" "rpc_prefix" "hook_prefix" "nats_inbox" -}}
+{{- range $name := list "edge" "control" -}}
+{{- if and $nats.enabled (hasKey (index $v $name "config") $key) (not (index $nats.permissions $name)) -}}
+{{- fail (printf "%s.config.%s: the permissions of the role are for the standard subjects: give nats.permissions.%s, too" $name $key $name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- $auth := .Values.externalNats.auth -}}
 {{- if and (not $nats.enabled) (not .Values.externalNats.urls) -}}
 {{- fail "nats.enabled is off and externalNats.urls is empty: name the NATS servers, such as nats://nats.example:4222" -}}

@@ -108,8 +108,9 @@ accounts {
     jetstream: enabled
     # One user for each role.
     users: [
+      {{- $roles := .Files.Get "files/roles.json" | fromJson }}
       {{- range $role := list "edge" "control" "backend" "admin" }}
-      { user: {{ $role }}, password: ${{ upper $role }}_PASSWORD{{ with index $nats.permissions $role }}, permissions: {{ toRawJson . }}{{ end }} }
+      { user: {{ $role }}, password: ${{ upper $role }}_PASSWORD{{ with index $nats.permissions $role | default (index $roles $role) }}, permissions: {{ toRawJson . }}{{ end }} }
       {{- end }}
     ]
   }
