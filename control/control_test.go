@@ -24,7 +24,7 @@ import (
 	"nabat/proto/policy"
 )
 
-const patience = 20 * time.Second
+const patience = 60 * time.Second
 
 type rig struct {
 	t    *testing.T

@@ -27,7 +27,7 @@ import (
 	"nabat/proto/policy"
 )
 
-const patience = 20 * time.Second
+const patience = 60 * time.Second
 
 // cluster is a NATS server with the documents that control would publish, and
 // edges on it.

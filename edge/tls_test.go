@@ -531,7 +531,7 @@ func TestMoreHandshakesThanPlacesAreWorkedOff(t *testing.T) {
 	const clients = 300
 	cert := newCertificate(t)
 	c := newCluster(t, policy.Dev())
-	e := c.edge(cert.secured(func(cfg *Config) { cfg.Loops, cfg.MaxTLSHandshakes = 2, 2 }))
+	e := c.edge(cert.secured(func(cfg *Config) { cfg.Loops, cfg.MaxTLSHandshakes, cfg.HandshakeTimeout = 2, 2, time.Minute }))
 	crowd{Addresses: []string{e.TLSAddr()}, Paths: []string{"/ws?room=a"}, Clients: clients, CA: cert.cert}.start(t).want("ready")
 	if n := e.connections(); n != clients {
 		t.Errorf("%d connections of %d", n, clients)

@@ -25,6 +25,8 @@ type common struct {
 	peers    []string
 	external target.External
 	noFloor  bool
+	agents   string   // NATS server of the agents
+	notes    []string // for the report
 	json     string
 	html     string
 	verbose  bool
@@ -63,6 +65,7 @@ func (c *common) registerSwarm(cmd *cobra.Command, noun string, clients int) {
 	flags.IntVar(&c.setting.Sources, "sources", 0, "local addresses (127.0.0.1 and following) to connect from; 0 for enough")
 	flags.Float64Var(&c.setting.DialRate, "dial-rate", 0, "connections to start per second; 0 for as fast as they open")
 	flags.DurationVar(&c.setting.Timeout, "timeout", 10*time.Second, "time for one handshake")
+	flags.StringVar(&c.agents, "agents", "", "hold the clients on the machines where loadtest agent waits at this NATS server")
 	flags.StringVar(&c.json, "json", "", "also write the result to this file")
 	flags.StringVar(&c.html, "html", "", "also write the result to this file, as a page with plots")
 }
@@ -126,11 +129,15 @@ func (a *app) measure(cmd *cobra.Command, c *common, run func(context.Context) (
 	}
 	progress := report.NewProgress(a.stderr)
 	a.prepare(c, progress)
+	if err := a.findAgents(cmd.Context(), c, progress); err != nil {
+		return err
+	}
 	r, err := run(cmd.Context())
 	progress.End()
 	if err != nil {
 		return err
 	}
+	r.Notes = append(r.Notes, c.notes...)
 	return a.deliver(r, c.json, c.html)
 }
 

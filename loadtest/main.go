@@ -18,7 +18,6 @@ import (
 
 	"nabat/internal/natsdev"
 	"nabat/loadtest/floor"
-	"nabat/loadtest/swarm"
 	"nabat/loadtest/target"
 )
 
@@ -114,6 +113,7 @@ const examples = `  go run ./loadtest                                 a tour of 
   go run ./loadtest checker                         nothing is lost, whatever clients do
   go run ./loadtest floor                           what this machine can do at all
   go run ./loadtest all --out results/today         everything, in about twenty minutes
+  go run ./loadtest agent --nats nats://HOST:4222   on other machines, and then here with --agents
   go run ./loadtest compare old.json new.json       two results side by side`
 
 func (a *app) root() *cobra.Command {
@@ -135,9 +135,7 @@ func (a *app) root() *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return &usageError{cmd.CommandPath(), plain(err)} })
 	cobra.EnableCommandSorting = false
 	root.AddCommand(a.idleCommand(), a.connectCommand(), a.fanoutCommand(), a.roomsCommand(), a.mixedCommand(), a.slowCommand(), a.stormCommand(), a.soakCommand(), a.clusterCommand(),
-		a.checkerCommand(), a.floorCommand(), a.allCommand(), a.compareCommand(), a.child(target.ChildSwarm, func(ctx context.Context) error {
-			return swarm.Work(ctx, os.Stdin, os.Stdout)
-		}), a.child(target.ChildFloor, func(context.Context) error {
+		a.checkerCommand(), a.floorCommand(), a.allCommand(), a.compareCommand(), a.agentCommand(), a.child(target.ChildSwarm, work), a.child(target.ChildRelay, relay), a.child(target.ChildFloor, func(context.Context) error {
 			return floor.Serve()
 		}), a.child(target.ChildTLS, func(context.Context) error {
 			return floor.ServeTLS()

@@ -17,7 +17,7 @@ import (
 	"nabat/internal/natsdev"
 )
 
-const patience = 30 * time.Second
+const patience = 60 * time.Second
 
 // system is NATS, control and an edge in this process, as nabat dev has them.
 type system struct {

@@ -28,7 +28,7 @@ import (
 	"nabat/proto/wire"
 )
 
-const patience = 30 * time.Second
+const patience = 60 * time.Second
 
 // site is a server with this folder's configuration, and the seeds of its roles.
 type site struct {

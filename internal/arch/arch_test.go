@@ -112,7 +112,8 @@ var table = []arch.Package{
 	{Path: "loadtest/floor", Imports: []string{"loadtest/account", "loadtest/certificate", "loadtest/swarm"}, Why: "the same system calls and no logic"},
 	{Path: "loadtest/target", Imports: []string{"loadtest/certificate", "loadtest/floor", "loadtest/swarm"}, Why: "what is driven: ours, a peer, the floor"},
 	{Path: "loadtest/scenario", Imports: []string{"loadtest/account", "loadtest/chat", "loadtest/report", "loadtest/swarm", "loadtest/target"}, Why: "what is measured"},
-	{Path: "loadtest", Imports: []string{"internal/natsdev", "loadtest/account", "loadtest/checker", "loadtest/floor", "loadtest/report", "loadtest/scenario", "loadtest/swarm", "loadtest/target"}, Why: "the program: parses, wires, runs; and starts a bus where the user has none"},
+	{Path: "loadtest/remote", Why: "pipes to workers on other machines, over NATS; knows no clients"},
+	{Path: "loadtest", Imports: []string{"internal/natsdev", "loadtest/account", "loadtest/checker", "loadtest/floor", "loadtest/remote", "loadtest/report", "loadtest/scenario", "loadtest/swarm", "loadtest/target"}, Why: "the program: parses, wires, runs; and starts a bus where the user has none"},
 }
 
 var rules = arch.Rules{

@@ -22,7 +22,7 @@ import (
 	"nabat/internal/natsdev"
 )
 
-const patience = 20 * time.Second
+const patience = 60 * time.Second
 
 func until(t *testing.T, what string, ok func() bool) {
 	t.Helper()

@@ -18,7 +18,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-const patience = 20 * time.Second
+const patience = 60 * time.Second
 
 // place is a NATS server with a stream, its mirror, and a reader of the mirror.
 type place struct {

@@ -219,7 +219,7 @@ func TestWhatIsNotThere(t *testing.T) {
 }
 
 func TestExpiredMessagesAreNotRead(t *testing.T) {
-	p := newPlace(t, Options{}, jetstream.StreamConfig{MaxAge: 200 * time.Millisecond, Duplicates: 100 * time.Millisecond})
+	p := newPlace(t, Options{}, jetstream.StreamConfig{MaxAge: time.Second, Duplicates: 100 * time.Millisecond})
 	p.put("room.a", "x", nil)
 	until(t, func() bool {
 		b, err := p.read(Read{Subject: "room.a", From: 1, Batch: 1})

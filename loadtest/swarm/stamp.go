@@ -135,5 +135,10 @@ func monotonic() int64 {
 	return at.Nano()
 }
 
-// Now is the machine's monotonic clock in nanoseconds, equal in all processes.
+// Now is the machine's monotonic clock in nanoseconds, equal in all processes, or
+// that of another machine; see AdjustClock.
 func Now() int64 { return anchorNanos + int64(time.Since(anchor)) }
+
+// AdjustClock adds nanoseconds to Now: the clients of this process get messages
+// whose times are another machine's. Call it before anything else.
+func AdjustClock(nanoseconds int64) { anchorNanos += nanoseconds }

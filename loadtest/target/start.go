@@ -21,6 +21,7 @@ import (
 // Kinds of children that the program itself can be.
 const (
 	ChildSwarm  = "swarm-worker"
+	ChildRelay  = "swarm-relay" // of a worker elsewhere
 	ChildBroker = "broker"
 	ChildFloor  = "floor-server"
 	ChildTLS    = "floor-tls-server"

@@ -30,7 +30,7 @@ import (
 	"nabat/proto/policy"
 )
 
-const patience = 20 * time.Second
+const patience = 60 * time.Second
 
 // rig is an API with both doors open.
 type rig struct {

@@ -18,7 +18,7 @@ import (
 	"nabat/internal/natsdev"
 )
 
-const patience = 20 * time.Second
+const patience = 60 * time.Second
 
 // owner is a picture in which a replica owns what a test says.
 type owner struct {

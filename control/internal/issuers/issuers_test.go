@@ -32,7 +32,7 @@ import (
 	"nabat/proto/wire"
 )
 
-const patience = 20 * time.Second
+const patience = 60 * time.Second
 
 // server is an issuer: a real HTTPS server with keys that rotate.
 type server struct {

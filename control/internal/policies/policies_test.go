@@ -21,7 +21,7 @@ import (
 	"nabat/proto/policy"
 )
 
-const patience = 20 * time.Second
+const patience = 60 * time.Second
 
 func until(t *testing.T, what string, ok func() bool) {
 	t.Helper()

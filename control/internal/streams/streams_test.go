@@ -22,7 +22,7 @@ import (
 	"nabat/proto/subject"
 )
 
-const patience = 20 * time.Second
+const patience = 60 * time.Second
 
 type rig struct {
 	t  *testing.T

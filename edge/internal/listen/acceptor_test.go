@@ -17,7 +17,7 @@ import (
 	"nabat/proto/wire"
 )
 
-const patience = 10 * time.Second
+const patience = 60 * time.Second
 
 // server is an acceptor on a loop of its own, on a real socket.
 type server struct {

@@ -23,7 +23,7 @@ import (
 	"nabat/edge/internal/metrics"
 )
 
-const deadline = 20 * time.Second
+const deadline = 60 * time.Second
 
 // writePair writes a self-signed certificate and its key.
 func writePair(t testing.TB, f Files, ends time.Time) {

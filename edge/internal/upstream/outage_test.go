@@ -41,7 +41,8 @@ func TestAFullQueueIsAnnouncedAndNeverStopsTheReader(t *testing.T) {
 	last := notice("busy", wire.GapOverload)
 	until(t, "the rest of the loss is announced behind what was received", func() bool {
 		got := r.inboxes[0].of("busy")
-		return len(got) > 1 && got[len(got)-1] == last && got[len(got)-2] != last
+		// Once more, when nats.go tells late of what was counted already.
+		return len(got) > 1 && got[len(got)-1] == last && slices.ContainsFunc(got, func(text string) bool { return text != last })
 	})
 	received := uint64(0)
 	for _, text := range r.inboxes[0].of("busy") {

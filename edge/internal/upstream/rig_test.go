@@ -17,7 +17,7 @@ import (
 	"nabat/proto/policy"
 )
 
-const patience = 20 * time.Second
+const patience = 60 * time.Second
 
 // until polls a condition.
 func until(t testing.TB, what string, ok func() bool) {

@@ -18,7 +18,7 @@ import (
 	"nabat/proto/wire"
 )
 
-const patience = 10 * time.Second
+const patience = 60 * time.Second
 
 // server serves an event stream, without a session, to whoever asks.
 type server struct {

@@ -26,7 +26,7 @@ import (
 // Echo on a real loop and a real socket. Those of compression (12, 13) are in
 // autobahn_deflate_test.go.
 
-const patience = 20 * time.Second
+const patience = 60 * time.Second
 
 // echoServer accepts connections and serves Echo on every path.
 type echoServer struct {
