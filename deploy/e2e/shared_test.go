@@ -150,10 +150,10 @@ func TestTabsShareAToken(t *testing.T) {
 		return issued.Token
 	}
 	ctx := browser(t)
-	renewing := fmt.Sprintf("{ share: 'a', getToken: (why) => (told.push(why), why === 'connect' ? %q : %q) }", issue("5s"), issue("1h"))
+	renewing := fmt.Sprintf("{ share: 'a', getToken: (why) => (told.push(why), why === 'connect' ? %q : %q) }", issue("20s"), issue("1h"))
 	one, _ := s.tab(t, ctx, renewing)
 	two, _ := s.tab(t, ctx, renewing)
-	ending, _ := s.tab(t, ctx, fmt.Sprintf("{ share: 'b', token: %q }", issue("2s")))
+	ending, _ := s.tab(t, ctx, fmt.Sprintf("{ share: 'b', token: %q }", issue("6s")))
 	until(t, "two connections", func() bool { return s.connections(2)() || s.connections(1)() })
 	watch(t, ending, "client.state.state === 'stopped' && client.state.error.code === 'token_expired' && told.at(-1) === 'chat.1 error'")
 	watch(t, one, "told.includes('expiring')")
