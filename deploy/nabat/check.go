@@ -136,7 +136,9 @@ func describePolicy(p policy.Policy) string {
 
 // describeMore is all else that a policy says, a line each.
 func describeMore(p *policy.Policy) (text string) {
-	line := func(format string, args ...any) { text += fmt.Sprintf("\n%-24s "+format, append([]any{""}, args...)...) }
+	line := func(format string, args ...any) {
+		text += fmt.Sprintf("\n%-24s "+format, append([]any{""}, args...)...)
+	}
 	if c := p.Conflation; c != nil && c.Every > 0 {
 		line("conflate: the newest message of each key, every %s", c.Every)
 	} else if c != nil {
