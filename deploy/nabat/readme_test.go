@@ -35,13 +35,13 @@ func readPage(t *testing.T, name string) string {
 type fence struct{ language, text, file string }
 
 var (
-	fenced   = regexp.MustCompile("(?ms)^```([a-z]*)(?: ([^\n]+))?\n(.*?)^```$")
+	fenced   = regexp.MustCompile("(?ms)^ *```([a-z]*)(?: ([^\n]+))?\n(.*?)^ *```$")
 	inline   = regexp.MustCompile("`([^`]+)`")
 	link     = regexp.MustCompile(`\]\(([^)\s]+)\)`)
 	heading  = regexp.MustCompile(`(?m)^#+ (.+)$`)
 	command  = regexp.MustCompile(`(?:^|[\s/(])nabat +(--)?([a-z-]+)`)
 	longFlag = regexp.MustCompile(`(?:^|\s)--([a-z][a-z-]*)`)
-	foreign  = regexp.MustCompile(`^(helm|kubectl|docker|node) `)
+	foreign  = regexp.MustCompile(`^(helm|kubectl|docker|node|nats) `)
 	variable = regexp.MustCompile(`\bNABAT_[A-Z_]*[A-Z]\b`)
 	notAnID  = regexp.MustCompile(`[^a-z0-9 -]`)
 )
