@@ -349,6 +349,8 @@ func TestNATSGoesAwayAndComesBack(t *testing.T) {
 	a.wantPrefix(`{"id":2,"error":{"code":"unavailable"`)
 	a.send(`{"id":3,"subscribe":{"rooms":[{"room":"new"}]}}`)
 	a.wantPrefix(`{"id":3,"error":{"code":"unavailable"`)
+	// Who connects by URL, to a room that nobody is in, has no answer to look at.
+	dial(t, e, "/ws?room=new").wantClose(4101, `{"code":"unavailable","retry_ms":1000}`)
 	if err := c.nats.Restart(); err != nil {
 		t.Fatal(err)
 	}

@@ -119,7 +119,7 @@ func unanswered(c *Config, event hook.Event, err error) (*hook.Answer, *wire.Err
 	subj := c.HookPrefix + string(event)
 	switch {
 	case errors.Is(err, hook.ErrBusy):
-		return nil, &wire.Error{Code: wire.Overloaded, RetryMS: 500, Reason: "too many questions of this node wait for " + subj}
+		return nil, &wire.Error{Code: wire.Overloaded, RetryMS: 1000, Reason: "too many questions of this node wait for " + subj}
 	case errors.Is(err, hook.ErrTooLarge):
 		return nil, &wire.Error{Code: wire.TooLarge, Reason: "the question for " + subj + " would be larger than NATS takes"}
 	case c.HookUnanswered == unansweredAllow:

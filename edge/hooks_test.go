@@ -400,6 +400,23 @@ func TestAFloodOfHooksIsBounded(t *testing.T) {
 	}
 }
 
+func TestWhoConnectsWhileTooManyAreAskedAboutComesBack(t *testing.T) {
+	c := newCluster(t, policy.Dev())
+	b := c.hook("connect", always(""))
+	e := c.edge(func(cfg *Config) {
+		cfg.Loops, cfg.HookConnect, cfg.MaxHooks = 1, true, 1
+		cfg.HookTimeout, cfg.HandshakeTimeout, cfg.ConnectTimeout = 2*patience, 3*patience, 3*patience
+	})
+	first, second := dial(t, e, "/ws"), dial(t, e, "/ws")
+	first.send(`{"id":1,"connect":{"rooms":[{"room":"a"}]}}`)
+	until(t, "the backend is asked", func() bool { return len(b.seen()) == 1 })
+	second.send(`{"id":1,"connect":{"rooms":[{"room":"a"}]}}`)
+	second.wantPrefix(`{"id":1,"error":{"code":"overloaded"`)
+	second.wantClose(4102, `{"code":"overloaded","retry_ms":1000}`)
+	b.release(allowed)
+	first.wantPrefix(`{"id":1,"connected":`)
+}
+
 func TestSettingsOfHooks(t *testing.T) {
 	for _, p := range []struct {
 		name   string

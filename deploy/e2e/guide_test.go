@@ -89,9 +89,11 @@ func TestTheChatOfTheTutorial(t *testing.T) {
 	wait(t, ctx, "document.readyState === 'complete' && document.forms[0].onsubmit !== null")
 	do(t, ctx, say("hi"))
 	wait(t, ctx, text("#lines", "alice: hi"))
+	wait(t, ctx, text("#here", "Here: alice"))
 	do(t, ctx, chromedp.Navigate(strings.Replace(alice, "alice", "bob", 1)))
 	wait(t, ctx, text("#lines", "alice: hi")) // what was said before he came
 	wait(t, ctx, "document.forms[0].onsubmit !== null")
+	wait(t, ctx, text("#here", "bob"))
 	do(t, ctx, say("hello"))
 	wait(t, ctx, text("#lines", "bob: hello"))
 	s.publish("room.chat.42", `{"text":"welcome"}`)

@@ -131,7 +131,44 @@ func describePolicy(p policy.Policy) string {
 	if p.Latest {
 		words += "; a new subscriber gets the last message"
 	}
-	return fmt.Sprintf("%-24s slow: %-10s  %s%s", p.Match, p.SlowRule(), words, describeHistory(p.History))
+	return fmt.Sprintf("%-24s slow: %-10s  %s%s", p.Match, p.SlowRule(), words, describeHistory(p.History)+describeMore(&p))
+}
+
+// describeMore is all else that a policy says, a line each.
+func describeMore(p *policy.Policy) (text string) {
+	line := func(format string, args ...any) {
+		text += fmt.Sprintf("\n%-24s "+format, append([]any{""}, args...)...)
+	}
+	if c := p.Conflation; c != nil && c.Every > 0 {
+		line("conflate: the newest message of each key, every %s", c.Every)
+	} else if c != nil {
+		line("conflate: the newest message of each key for who reads slowly")
+	}
+	if one := p.Presence; one != nil {
+		to := "who has the grant"
+		if one.Anonymous {
+			to = "everybody"
+		}
+		line("presence: shown to %s; grace %s; up to %d users are listed", to, one.GraceTime(), one.FullAt())
+	}
+	switch {
+	case p.AsksSubscribe() && p.AsksPublish():
+		line("hooks: a backend decides who joins and what clients publish")
+	case p.AsksSubscribe():
+		line("hooks: a backend decides who joins")
+	case p.AsksPublish():
+		line("hooks: a backend decides what clients publish")
+	}
+	if r := p.Rates; r != nil {
+		line("rates: a client publishes %d messages in a second, %d at once", r.Publish, max(r.Burst, r.Publish))
+	}
+	if p.MaxMessageBytes > 0 {
+		line("max_message_bytes: a client's message has at most %s", config.Bytes(p.MaxMessageBytes))
+	}
+	if p.Compress {
+		line("compress: messages go out compressed to who can read that")
+	}
+	return text
 }
 
 // describeHistory is what is kept, in words; nothing when nothing is.

@@ -388,7 +388,12 @@ func TestCheckPrintsWhatIsInForce(t *testing.T) {
 	for path, text := range map[string]string{
 		config: "max_rooms: 9\n",
 		policies: "rooms:\n  - match: \"chat.>\"\n    publish: true\n    slow: disconnect\n" +
-			"  - match: quotes.>\n    history: {messages: 100, age: 24h, bytes: 1GiB, replicas: 3}\n    latest: true\n" +
+			"    presence: { grace: 3s, full: 20, anonymous: true }\n    rates: { publish: 5 }\n    max_message_bytes: 4KiB\n" +
+			"    hooks: { subscribe: true, publish: true }\n    compress: true\n" +
+			"  - match: ask.a\n    hooks: { publish: true }\n    presence: true\n" +
+			"  - match: ask.b\n    hooks: { subscribe: true }\n    rates: { publish: 5, burst: 9 }\n" +
+			"  - match: news.>\n    conflate: {}\n" +
+			"  - match: quotes.>\n    conflate: { every: 250ms }\n    history: {messages: 100, age: 24h, bytes: 1GiB, replicas: 3}\n    latest: true\n" +
 			"  - match: \">\"\n    anonymous: {subscribe: true}\n",
 	} {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
@@ -399,10 +404,24 @@ func TestCheckPrintsWhatIsInForce(t *testing.T) {
 	if r.code != 0 || !strings.HasPrefix(r.stdout, "# nabat edge: in force\n") || !strings.Contains(r.stdout, "max_rooms: 9\n") {
 		t.Fatalf("%+v", r)
 	}
-	want := `# policies: 3, in force
+	want := `# policies: 6, in force
 chat.>                   slow: disconnect  clients publish with a grant
-quotes.>                 slow: lag         clients only subscribe, with a grant; a new subscriber gets the last message
+                         presence: shown to everybody; grace 3s; up to 20 users are listed
+                         hooks: a backend decides who joins and what clients publish
+                         rates: a client publishes 5 messages in a second, 5 at once
+                         max_message_bytes: a client's message has at most 4KiB
+                         compress: messages go out compressed to who can read that
+ask.a                    slow: drop        clients only subscribe, with a grant
+                         presence: shown to who has the grant; grace 5s; up to 500 users are listed
+                         hooks: a backend decides what clients publish
+ask.b                    slow: drop        clients only subscribe, with a grant
+                         hooks: a backend decides who joins
+                         rates: a client publishes 5 messages in a second, 9 at once
+news.>                   slow: conflate    clients only subscribe, with a grant
+                         conflate: the newest message of each key for who reads slowly
+quotes.>                 slow: conflate    clients only subscribe, with a grant; a new subscriber gets the last message
                          history: 100 messages of a room, 24h0m0s, 1GiB in all; replicas: 3
+                         conflate: the newest message of each key, every 250ms
 >                        slow: drop        anyone subscribes
 `
 	if !strings.HasSuffix(r.stdout, want) {

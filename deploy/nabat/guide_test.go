@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -215,7 +216,10 @@ func TestTheExamplesForBackends(t *testing.T) {
 			e.publish()
 			token := e.run("token")
 			e.call(token)
+			e.presence(token)
+			e.events(token)
 			e.revoke(token)
+			e.decide()
 		})
 	}
 }
@@ -270,20 +274,79 @@ func (e *examples) publish() {
 	}
 }
 
-// call: the answer knows who asks, and a refusal keeps its code.
-func (e *examples) call(token string) {
+// serve starts a program that goes on until end is called.
+func (e *examples) serve(example string) (out *output, end func()) {
 	e.t.Helper()
-	out := &output{}
-	service := e.command(context.Background(), "answer")
+	out = &output{}
+	service := e.command(context.Background(), example)
 	service.Stdout, service.Stderr = out, out
 	if err := service.Start(); err != nil {
 		e.t.Fatal(err)
 	}
-	defer func() {
+	end = sync.OnceFunc(func() {
 		_ = service.Process.Signal(syscall.SIGTERM) // it may have ended
 		_ = service.Wait()
-	}()
-	eventually(e.t, "the service", func() bool { return strings.Contains(out.String(), "ready") })
+	})
+	e.t.Cleanup(end)
+	eventually(e.t, example, func() bool { return strings.Contains(out.String(), "ready") })
+	return out, end
+}
+
+// presence: who is there is listed, and counted.
+func (e *examples) presence(token string) {
+	e.t.Helper()
+	alice := e.dial(client.Options{Token: token, Rooms: []string{"orders.18"}})
+	e.dial(client.Options{Rooms: []string{"orders.18"}})
+	eventually(e.t, "who is there", func() bool { return e.run("presence", "orders.18") == "alice\n1 users and 1 without a name" })
+	alice.Close()
+}
+
+// events: what happened while the program was away comes when it is back, and
+// what it has done does not come again.
+func (e *examples) events(token string) {
+	e.t.Helper()
+	out, end := e.serve("events")
+	alice := e.dial(client.Options{Token: token, Rooms: []string{"orders.19"}})
+	eventually(e.t, "alice comes", func() bool { return strings.Contains(out.String(), "join orders.19 alice\n") })
+	end()
+	alice.Close()
+	out, end = e.serve("events")
+	eventually(e.t, "alice has gone", func() bool { return strings.Contains(out.String(), "leave orders.19 alice\n") })
+	end()
+	if strings.Contains(out.String(), "join") {
+		e.t.Errorf("again: %s", out)
+	}
+}
+
+// decide: with policies that have hooks.
+func (e *examples) decide() {
+	e.t.Helper()
+	_, e.at = startDev(e.t, nil, "--policies", "../guide/hooks.yaml")
+	c := e.dial(client.Options{Rooms: []string{"orders.20"}})
+	publish := func(kind wire.Kind, body string) error {
+		_, err := c.Publish(e.t.Context(), wire.Publication{Room: "orders.20", Kind: kind, Body: []byte(body)})
+		return err
+	}
+	var refused *wire.Error
+	if err := publish(wire.Text, "hi"); !errors.As(err, &refused) || refused.Code != wire.HookUnavailable {
+		e.t.Errorf("without the program: %v", err)
+	}
+	e.serve("decide")
+	if err := publish(wire.Text, "hi"); err != nil {
+		e.t.Error(err)
+	}
+	for kind, body := range map[wire.Kind]string{wire.Text: "buy spam", wire.Data: `{"text":"buy spam"}`} {
+		if err := publish(kind, body); !errors.As(err, &refused) || refused.Code != wire.NotAllowed || refused.Reason != "no spam, please" {
+			e.t.Errorf("%s: %v", body, err)
+		}
+	}
+}
+
+// call: the answer knows who asks, and a refusal keeps its code.
+func (e *examples) call(token string) {
+	e.t.Helper()
+	out, end := e.serve("answer")
+	defer end()
 	c := e.dial(client.Options{Token: token})
 	if rooms := c.Connected().Rooms; c.Connected().User != "alice" || len(rooms) != 1 || rooms[0].Room != "user.alice" {
 		e.t.Errorf("%+v", c.Connected())

@@ -12,12 +12,14 @@ import (
 
 	"nabat/internal/config"
 	"nabat/proto/policy"
+	"nabat/proto/wire"
 )
 
 // pages are the texts that a newcomer reads, from the root of the repository.
 var pages = []string{"README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "charts/README.md", "loadtest/README.md",
 	"charts/nabat/README.md", "deploy/OPERATIONS.md", "deploy/METRICS.md",
-	"deploy/guide/README.md", "deploy/guide/tutorial.md", "deploy/guide/backend.md", "deploy/guide/coming-from.md"}
+	"deploy/guide/README.md", "deploy/guide/tutorial.md", "deploy/guide/backend.md", "deploy/guide/limits-and-hooks.md",
+	"deploy/guide/coming-from.md", "client/js/README.md", "proto/PROTOCOL.md", "proto/BUS.md"}
 
 func readPage(t *testing.T, name string) string {
 	t.Helper()
@@ -33,13 +35,13 @@ func readPage(t *testing.T, name string) string {
 type fence struct{ language, text, file string }
 
 var (
-	fenced   = regexp.MustCompile("(?ms)^```([a-z]*)(?: ([^\n]+))?\n(.*?)^```$")
+	fenced   = regexp.MustCompile("(?ms)^ *```([a-z]*)(?: ([^\n]+))?\n(.*?)^ *```$")
 	inline   = regexp.MustCompile("`([^`]+)`")
 	link     = regexp.MustCompile(`\]\(([^)\s]+)\)`)
 	heading  = regexp.MustCompile(`(?m)^#+ (.+)$`)
 	command  = regexp.MustCompile(`(?:^|[\s/(])nabat +(--)?([a-z-]+)`)
 	longFlag = regexp.MustCompile(`(?:^|\s)--([a-z][a-z-]*)`)
-	foreign  = regexp.MustCompile(`^(helm|kubectl|docker) `)
+	foreign  = regexp.MustCompile(`^(helm|kubectl|docker|node|nats) `)
 	variable = regexp.MustCompile(`\bNABAT_[A-Z_]*[A-Z]\b`)
 	notAnID  = regexp.MustCompile(`[^a-z0-9 -]`)
 )
@@ -172,29 +174,56 @@ func TestVariablesOfThePagesExist(t *testing.T) {
 	}
 }
 
-func TestYAMLOfTheReadmeIsAccepted(t *testing.T) {
-	blocks, _ := code(readPage(t, "README.md"))
-	policies, settings := 0, 0
-	for _, b := range blocks {
-		switch {
-		case b.language != "yaml":
-		case strings.HasPrefix(b.text, "rooms:"):
-			policies++
-			if _, err := policy.ParseYAML("README.md", []byte(b.text)); err != nil {
-				t.Error(err)
+func TestYAMLOfThePagesIsAccepted(t *testing.T) {
+	for _, page := range []string{"README.md", "deploy/guide/limits-and-hooks.md"} {
+		blocks, _ := code(readPage(t, page))
+		policies, settings := 0, 0
+		for _, b := range blocks {
+			switch {
+			case b.language != "yaml":
+			case strings.HasPrefix(b.text, "rooms:"):
+				policies++
+				if _, err := policy.ParseYAML(page, []byte(b.text)); err != nil {
+					t.Error(err)
+				}
+			default:
+				settings++
+				file := filepath.Join(t.TempDir(), "edge.yaml")
+				if err := os.WriteFile(file, []byte(b.text), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				if r := nabat(t, "", nil, "check", "edge", "--config", file); r.code != 0 {
+					t.Error(r.stderr)
+				}
 			}
-		default:
-			settings++
-			file := filepath.Join(t.TempDir(), "edge.yaml")
-			if err := os.WriteFile(file, []byte(b.text), 0o600); err != nil {
-				t.Fatal(err)
+		}
+		if policies == 0 || settings == 0 {
+			t.Errorf("%s has %d blocks of policies and %d of settings: it shows both", page, policies, settings)
+		}
+	}
+}
+
+var setting = regexp.MustCompile("^[a-z]+(?:_[a-z]+)+$")
+
+// TestSettingsOfTheGuideExist: what a page calls a setting is one of some program,
+// or a name of the protocol.
+func TestSettingsOfTheGuideExist(t *testing.T) {
+	root := (&app{}).root()
+	seen := 0
+	for _, name := range []string{"deploy/guide/limits-and-hooks.md"} {
+		_, spans := code(readPage(t, name))
+		for _, span := range spans {
+			if !setting.MatchString(span) || wire.Code(span).Known() || slices.Contains([]string{"retry_ms", "ttl_ms"}, span) ||
+				strings.HasPrefix(span, "nabat_") {
+				continue
 			}
-			if r := nabat(t, "", nil, "check", "edge", "--config", file); r.code != 0 {
-				t.Error(r.stderr)
+			seen++
+			if !hasFlag(root, nil, strings.ReplaceAll(span, "_", "-")) {
+				t.Errorf("%s: there is no setting %s", name, span)
 			}
 		}
 	}
-	if policies == 0 || settings == 0 {
-		t.Errorf("%d blocks of policies and %d of settings: the README shows both", policies, settings)
+	if seen < 10 {
+		t.Errorf("only %d settings were found: has their form changed?", seen)
 	}
 }

@@ -100,6 +100,9 @@ var table = []arch.Package{
 	{Path: "deploy/guide/go/publish", Why: "a message that is stored once"},
 	{Path: "deploy/guide/go/token", Why: "a token for a user"},
 	{Path: "deploy/guide/go/answer", Why: "what clients call"},
+	{Path: "deploy/guide/go/presence", Why: "who is in a room, page by page"},
+	{Path: "deploy/guide/go/events", Why: "what happens, by a durable consumer"},
+	{Path: "deploy/guide/go/decide", Why: "what clients may publish"},
 	{Path: "deploy/guide/go/revoke", Why: "the end of a user's tokens"},
 
 	// The load test. It drives programs from outside and imports neither.

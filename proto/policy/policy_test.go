@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"os"
 	"reflect"
 	"strings"
 	"testing"
@@ -266,4 +267,38 @@ func FuzzParseYAML(f *testing.F) {
 			t.Fatal(err)
 		}
 	})
+}
+
+// TestEveryFieldIsInTheText: BUS.md has a row for each field of a policy.
+func TestEveryFieldIsInTheText(t *testing.T) {
+	text, err := os.ReadFile("../BUS.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rows, _ := strings.Cut(string(text), "### NABAT_CONFIG policies")
+	rows, _, _ = strings.Cut(rows, "\n### ")
+	fields := 0
+	var look func(of reflect.Type, prefix string)
+	look = func(of reflect.Type, prefix string) {
+		for i := range of.NumField() {
+			name, _, _ := strings.Cut(of.Field(i).Tag.Get("json"), ",")
+			inner := of.Field(i).Type
+			if inner.Kind() == reflect.Pointer {
+				inner = inner.Elem()
+			}
+			// Presence has one row with all its fields, and stream is control's.
+			if inner.Kind() == reflect.Struct && name != "stream" && name != "presence" {
+				look(inner, name+".")
+				continue
+			}
+			fields++
+			if !strings.Contains(rows, "`"+prefix+name+"`") {
+				t.Errorf("BUS.md has no row for %s%s", prefix, name)
+			}
+		}
+	}
+	look(reflect.TypeFor[Policy](), "")
+	if fields < 15 {
+		t.Errorf("%d fields found", fields)
+	}
 }

@@ -16,7 +16,6 @@ type Code string
 const (
 	BadCommand       Code = "bad_command"
 	UnknownCommand   Code = "unknown_command"
-	NotYet           Code = "not_yet"
 	BadRoom          Code = "bad_room"
 	BadData          Code = "bad_data"
 	TooLarge         Code = "too_large"
@@ -39,7 +38,6 @@ const (
 	HookUnavailable Code = "hook_unavailable"
 	NamespaceFull   Code = "namespace_full"
 
-	TokenRequired    Code = "token_required"
 	TokenMalformed   Code = "token_malformed"
 	TokenAlgorithm   Code = "token_algorithm"
 	TokenUnknownKey  Code = "token_unknown_key"
@@ -89,7 +87,6 @@ type Entry struct {
 var Table = []Entry{
 	{BadCommand, 400, 0, false, "The frame is not one JSON object with exactly one known verb and its fields."},
 	{UnknownCommand, 400, 0, false, "The verb is not one of the protocol."},
-	{NotYet, 501, 0, false, "The verb is part of the protocol, and this version of the server does not have it yet."},
 	{BadRoom, 400, 0, false, "The room name breaks a rule; the reason says which."},
 	{BadData, 400, 0, false, "The body of a publish or a call is missing, given twice, or not what its field says."},
 	{TooLarge, 413, 0, false, "The message is larger than this server or NATS takes."},
@@ -108,7 +105,6 @@ var Table = []Entry{
 	{RPCFailed, 502, 0, false, "The backend answered the call with an error, which the reason and backend tell."},
 	{HookUnavailable, 503, 4105, true, "The backend that decides this did not answer, or not in time."},
 	{NamespaceFull, 429, 4106, true, "The rooms with the same first token have as many members on this node as they may have, or are as many as there may be."},
-	{TokenRequired, 401, 4000, false, "Nothing is open to clients without a token here."},
 	{TokenMalformed, 401, 4000, false, "The token is not a JWT."},
 	{TokenAlgorithm, 401, 4000, false, "The token's algorithm is not accepted for its key."},
 	{TokenUnknownKey, 401, 4000, false, "No key with the token's key id is known."},

@@ -152,13 +152,15 @@ func (p *Picture) rename(i uint32, user, info string, c *cause) {
 	for m := p.conns[i].first; m != 0; m = p.memberOf[m].next {
 		rooms = append(rooms, p.memberOf[m].room)
 	}
-	old := p.conns[i].user
-	p.users.again(old)
+	old := p.conns[i]
+	p.users.again(old.user)
+	p.infos.again(old.info)
 	p.forget(i)
 	p.identify(i, user, info)
 	for _, id := range rooms {
 		p.enter(id, p.conns[i].user, c)
-		p.exit(id, old, c, p.now)
+		p.exit(id, &old, c, p.now)
 	}
-	p.users.release(old)
+	p.infos.release(old.info)
+	p.users.release(old.user)
 }

@@ -101,6 +101,7 @@ type stay struct{ room, user uint32 }
 type departure struct {
 	due int64
 	cause
+	info string // what the token of the last connection told
 }
 
 type dueAt struct {
@@ -154,7 +155,7 @@ func (t *teller) leave(i, id uint32, c *cause, since int64) {
 	t.memberOf[m] = membership{next: t.freeMember}
 	t.freeMember = m
 	t.totals.Members--
-	t.exit(id, t.conns[i].user, c, since)
+	t.exit(id, &t.conns[i], c, since)
 	t.releaseRoom(id)
 }
 
@@ -197,25 +198,25 @@ func (t *teller) enter(id, user uint32, c *cause) {
 
 // exit counts one connection less of user in a room. Who is the last has from
 // since on the grace to come back.
-func (t *teller) exit(id, user uint32, c *cause, since int64) {
-	r := &t.room[id]
+func (t *teller) exit(id uint32, who *conn, c *cause, since int64) {
+	r, user := &t.room[id], who.user
 	r.connections--
 	if user == 0 {
 		r.anonymous--
 		t.changed(id, 0, false)
 		if r.anonymous == 0 && r.list.size == 0 {
-			t.depart(stay{id, 0}, c, since)
+			t.depart(stay{id, 0}, "", c, since)
 		}
 		return
 	}
 	e := r.list.find(t.users.texts, t.users.texts[user])
 	if e.count--; e.count == 0 {
-		t.depart(stay{id, user}, c, since)
+		t.depart(stay{id, user}, t.infos.texts[who.info], c, since)
 	}
 }
 
-func (t *teller) depart(s stay, c *cause, since int64) {
-	d := departure{since + t.rule(t.rooms.texts[s.room]).Grace.Milliseconds(), *c}
+func (t *teller) depart(s stay, info string, c *cause, since int64) {
+	d := departure{since + t.rule(t.rooms.texts[s.room]).Grace.Milliseconds(), *c, info}
 	if d.due <= t.now {
 		t.departed(s, &d.cause)
 		return

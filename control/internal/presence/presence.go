@@ -39,12 +39,11 @@ type Picture struct {
 type teller struct {
 	crowd
 
-	rule    func(room string) Rule
-	silent  bool               // nothing is told
-	leaving map[stay]departure // who is gone and not told yet
-	due     dueHeap
-	dirty   map[uint32]*delta // rooms with something to show
-	events  []Event
+	rule   func(room string) Rule
+	silent bool // nothing is told
+	due    dueHeap
+	dirty  map[uint32]*delta // rooms with something to show
+	events []Event
 }
 
 // crowd is the connections, users and rooms.
@@ -53,9 +52,10 @@ type crowd struct {
 	sources []*source // by number
 
 	users, rooms, infos names
-	user                []uint32 // by user: the first of their connections
-	room                []room   // by room
-	byName              order    // the rooms
+	user                []uint32           // by user: the first of their connections
+	room                []room             // by room
+	byName              order              // the rooms
+	leaving             map[stay]departure // who is gone and not told yet
 
 	conns      []conn // by number; 0 is none
 	freeConn   uint32
@@ -105,8 +105,9 @@ type room struct {
 func New(rule func(room string) Rule) *Picture {
 	return &Picture{
 		nodes: make(map[string]*node), falls: make(map[uint64]uint32),
-		teller: teller{rule: rule, silent: true, leaving: make(map[stay]departure), dirty: make(map[uint32]*delta), crowd: crowd{
-			users: newNames(), rooms: newNames(), infos: newNames(),
+		teller: teller{rule: rule, silent: true, dirty: make(map[uint32]*delta), crowd: crowd{
+			leaving: make(map[stay]departure),
+			users:   newNames(), rooms: newNames(), infos: newNames(),
 			user: make([]uint32, 1), room: make([]room, 1), conns: make([]conn, 1), memberOf: make([]membership, 1),
 		}},
 	}

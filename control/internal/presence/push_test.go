@@ -149,3 +149,34 @@ func TestPagesOfRoomsByMembers(t *testing.T) {
 		t.Fatal(got)
 	}
 }
+
+// A list that is read while somebody changes connections must be whole: that they
+// are back within the grace is told to nobody.
+func TestWhoIsAboutToComeBackIsStillWhoTheyAre(t *testing.T) {
+	p := New(func(string) Rule { return Rule{Grace: time.Second, Full: 3} })
+	p.Speak()
+	s := &script{p: p}
+	come := func(conn uint64, info string) {
+		s.happen(10_000, &buspb.Event{Kind: buspb.Event_CONNECT, Connection: conn << 32, User: "ann", Info: []byte(info)},
+			&buspb.Event{Kind: buspb.Event_JOIN, Connection: conn << 32, Room: "a"})
+	}
+	members := func() string { return fmt.Sprintf("%+v", p.Members("a", 10, "").Members) }
+	come(1, `{"name":"Ann"}`)
+	s.depart(10_000, 1)
+	if got := members(); got != `[{User:ann Connections:0 Info:{"name":"Ann"}}]` {
+		t.Errorf("within the grace: %s", got)
+	}
+	come(2, `{"name":"Anna"}`)
+	if got := members(); got != `[{User:ann Connections:1 Info:{"name":"Anna"}}]` {
+		t.Errorf("back: %s", got)
+	}
+	// Who becomes somebody else leaves as who they were.
+	s.happen(10_000, &buspb.Event{Kind: buspb.Event_IDENTITY, Connection: 2 << 32, User: "bob", Info: []byte(`{"name":"Bob"}`)})
+	if got := members(); got != `[{User:ann Connections:0 Info:{"name":"Anna"}} {User:bob Connections:1 Info:{"name":"Bob"}}]` {
+		t.Errorf("renamed: %s", got)
+	}
+	p.Tick(12_000)
+	if got := members(); got != `[{User:bob Connections:1 Info:{"name":"Bob"}}]` {
+		t.Errorf("after the grace: %s", got)
+	}
+}

@@ -37,7 +37,8 @@ func (w *crowd) Members(room string, limit int, after string) (page Page) {
 	return page
 }
 
-// member is an entry with the information of the user's first connection there.
+// member is an entry with the information of the user's first connection there, or
+// of the last one that has left: who comes back within the grace is told to nobody.
 func (w *crowd) member(room uint32, e entry) Member {
 	m := Member{User: w.users.texts[e.id], Connections: e.count}
 	first := w.user[e.id]
@@ -53,6 +54,8 @@ func (w *crowd) member(room uint32, e entry) Member {
 	}
 	if best != nil {
 		m.Info = w.infos.texts[best.info]
+	} else {
+		m.Info = w.leaving[stay{room, e.id}].info
 	}
 	return m
 }

@@ -49,7 +49,7 @@ func login(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	token, err := issue(map[string]any{
-		"sub": user, "subscribe": []string{"chat.*"}, "publish": []string{"chat.*"}, "ttl": "10m",
+		"sub": user, "subscribe": []string{"chat.*"}, "publish": []string{"chat.*"}, "presence": []string{"chat.*"}, "ttl": "10m",
 	})
 	if err != nil {
 		log.Print(err)

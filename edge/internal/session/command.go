@@ -129,7 +129,7 @@ func (c call) run(cmd *wire.Command) {
 	case wire.Presence:
 		watching{c}.ask(cmd)
 	default:
-		c.refuse(cmd, &wire.Error{Code: wire.NotYet, Reason: cmd.Verb.String() + " is part of the protocol and not built yet"})
+		c.refuse(cmd, &wire.Error{Code: wire.UnknownCommand, Reason: cmd.Verb.String() + " is not served here"})
 	}
 }
 

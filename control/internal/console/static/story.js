@@ -23,9 +23,22 @@ sessionStorage.setItem('me', JSON.stringify(me));
 // hue gives everybody a colour of their own.
 export const hue = (id) => [...String(id)].reduce((sum, c) => (sum * 31 + c.charCodeAt(0)) % 360, 7);
 
+// login gets a token for me. In your application a backend asks control for it, once
+// somebody has logged in; on a development machine control is open to this page.
+export async function login(grant) {
+  const answer = await fetch('/v1/tokens', {
+    method: 'POST',
+    headers: { 'Content-Type': 'application/json' },
+    body: JSON.stringify({ sub: me.id, info: { name: me.name }, ttl: '1h', ...grant }),
+  });
+  const { token, error } = await answer.json();
+  if (error) throw new Error(error.reason);
+  return token;
+}
+
 // open connects to the edge, and shows the connection's state in the top bar.
-export async function open() {
-  const client = connect(await findEdge());
+export async function open(options = {}) {
+  const client = connect(await findEdge(), options);
   client.on('state', ({ state, ms, error }) => {
     $('state').dataset.state = state;
     $('state').textContent = {
