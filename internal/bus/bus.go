@@ -210,14 +210,19 @@ func watchOnce(ctx context.Context, js jetstream.JetStream, bucket, key string, 
 	defer func() { _ = w.Stop() }()
 	closed := js.Conn().StatusChanged(nats.RECONNECTING, nats.CLOSED)
 	defer js.Conn().RemoveStatusListener(closed)
+	limit, silent := time.After(firstRead), true
 	for {
 		select {
+		case <-limit:
+			if silent {
+				return errSilent
+			}
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-closed:
 			return errors.New("NATS connection lost")
 		case e, ok := <-w.Updates():
-			if !ok {
+			if silent = false; !ok {
 				return errors.New("the watch ended")
 			}
 			if e != nil && e.Operation() == jetstream.KeyValuePut {

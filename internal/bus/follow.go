@@ -22,6 +22,13 @@ type Bucket interface {
 // begins with reading all of it. Variable for tests.
 var followLife = 10 * time.Minute
 
+// firstRead bounds the wait for what is in a bucket at first. A consumer that was
+// made while its stream changed leaders may stay silent for good.
+// Variable for tests.
+var firstRead = 10 * time.Second
+
+var errSilent = errors.New("the watch tells nothing")
+
 // Follow tells b what is in a bucket and what changes in it, until ctx ends. It
 // waits for the bucket to appear, and after any failure begins anew with
 // Replace. It blocks.
@@ -51,8 +58,13 @@ func followOnce(ctx context.Context, js jetstream.JetStream, bucket string, b Bu
 	}
 	defer func() { _ = w.Stop() }()
 	first := make(map[string][]byte)
+	limit := time.After(firstRead)
 	for {
 		select {
+		case <-limit:
+			if first != nil {
+				return errSilent
+			}
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-closed:

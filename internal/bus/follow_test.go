@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"nabat/internal/natsdev"
@@ -118,4 +120,61 @@ func TestAFollowerHasTheBucketWhateverHappens(t *testing.T) {
 	}
 	n = m.times()
 	wait("NATS is back", func() bool { return m.times() > n && m.is(want) })
+}
+
+// A watch that never tells what is there is begun anew: here nothing of it is let
+// through.
+func TestAWatchThatSaysNothingIsBegunAnew(t *testing.T) {
+	old := firstRead
+	firstRead = 50 * time.Millisecond
+	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, NoSigs: true, NoLog: true, JetStream: true, StoreDir: t.TempDir(),
+		Users: []*server.User{{Username: "admin", Password: "a"}, {Username: "deaf", Password: "d", Permissions: &server.Permissions{
+			Subscribe: &server.SubjectPermission{Allow: []string{"_INBOX_deaf.*.*"}}}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Start()
+	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
+	if !s.ReadyForConnections(patience) {
+		t.Fatal("NATS did not start")
+	}
+	dial := func(user, password string, options ...nats.Option) jetstream.JetStream {
+		nc, err := nats.Connect(s.ClientURL(), append(options, nats.UserInfo(user, password))...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(nc.Close)
+		js, err := jetstream.New(nc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return js
+	}
+	kv, err := EnsureBucket(t.Context(), dial("admin", "a"), "B", "", 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := kv.PutString(t.Context(), "k", "v"); err != nil {
+		t.Fatal(err)
+	}
+	denied := make(chan struct{}, 1000)
+	js := dial("deaf", "d", nats.CustomInboxPrefix("_INBOX_deaf"), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) { denied <- struct{}{} }))
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	t.Cleanup(func() { cancel(); running.Wait(); firstRead = old })
+	for name, follow := range map[string]func(context.Context){
+		"a bucket": func(ctx context.Context) { Follow(ctx, js, "B", new(mirror)) },
+		"a key":    func(ctx context.Context) { Watch(ctx, js, "B", "k", func([]byte, uint64) {}) },
+	} {
+		inner, stop := context.WithCancel(ctx)
+		running.Go(func() { follow(inner) })
+		for range 3 {
+			select {
+			case <-denied:
+			case <-time.After(patience):
+				t.Fatalf("%s: the watch is not begun anew", name)
+			}
+		}
+		stop()
+	}
 }

@@ -241,7 +241,7 @@ func (k *Keeper) watch(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case now := <-check.C:
-			if now.Sub(begun) > 2*bus.LeaseEvery && k.leases.stale(now) {
+			if now.Sub(begun) > 2*bus.LeaseEvery && (k.leases.stale(now) || !k.leases.known()) {
 				return errors.New("the watch of leases is silent")
 			}
 		case e, ok := <-w.Updates():
