@@ -6,7 +6,6 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -43,6 +42,11 @@ type Options struct {
 	Queue int
 	// MaxMessageBytes bounds one message from the server. Default 64 MiB.
 	MaxMessageBytes int64
+	// Protobuf speaks nabat.v1.proto, which takes fewer bytes than JSON, and binary
+	// bodies as they are. All else is the same, but Event.Raw is nil.
+	Protobuf bool
+	// Batch lets the server put several messages of a room into one frame.
+	Batch bool
 	// Silence is after how much of it the server is asked for a sign of life;
 	// twice as much ends the connection. Default 30 s.
 	Silence time.Duration
@@ -53,6 +57,7 @@ type Conn struct {
 	// Set by Dial, never changed.
 	conn      net.Conn
 	options   Options
+	codec     codec
 	connected wire.Connected
 	events    chan Event
 	done      chan struct{} // closed by the reader when it ends, after err is set
@@ -83,11 +88,10 @@ type Conn struct {
 // or without the path /ws, and joins the rooms of o. A refusal by the server is
 // a *wire.Error, an end before the answer a *CloseError.
 func Dial(ctx context.Context, address string, o Options) (*Conn, error) {
-	target, rooms, err := parseAddress(address)
+	target, err := parseAddress(address, &o)
 	if err != nil {
 		return nil, err
 	}
-	o.Rooms = append(rooms, o.Rooms...)
 	o.Queue = orDefault(o.Queue, 256)
 	o.MaxMessageBytes = orDefault(o.MaxMessageBytes, 64<<20)
 	o.Silence = orDefault(o.Silence, 30*time.Second)
@@ -98,12 +102,13 @@ func Dial(ctx context.Context, address string, o Options) (*Conn, error) {
 		// it goes with the rooms.
 		later, o.Token = o.Token, ""
 	}
-	conn, buffered, err := upgrade(ctx, target, o)
+	codec := codecOf(&o)
+	conn, buffered, err := upgrade(ctx, target, o, codec.subprotocol())
 	if err != nil {
 		return nil, err
 	}
 	c := &Conn{
-		conn: conn, options: o, events: make(chan Event, o.Queue), done: make(chan struct{}), closing: make(chan struct{}),
+		conn: conn, options: o, codec: codec, events: make(chan Event, o.Queue), done: make(chan struct{}), closing: make(chan struct{}),
 		waiting: make(map[uint64]chan *inbound), places: make(places), watched: make(map[string]bool), unasked: make(chan wire.Connected, 1),
 	}
 	c.lastRead.Store(time.Now().UnixNano())
@@ -119,20 +124,11 @@ func Dial(ctx context.Context, address string, o Options) (*Conn, error) {
 // connect is the first command. Where the token joins rooms by itself the edge
 // has connected already, says so, and the rooms are joined by a second one.
 func (c *Conn) connect(ctx context.Context, token string) error {
-	request := map[string]any{}
-	if token != "" {
-		request["token"] = token
-	}
-	if len(c.options.Rooms) > 0 {
-		request["rooms"] = requests(c.options.Rooms, c.options.Begin)
-	}
-	if c.options.Previous != "" {
-		request["previous"] = c.options.Previous
-	}
+	request := wire.Command{Verb: wire.Connect, Token: token, Previous: c.options.Previous, Rooms: requests(c.options.Rooms, c.options.Begin)}
 	if away := c.options.AwaySince; !away.IsZero() {
-		request["away_ms"] = max(time.Since(away).Milliseconds(), 1) // 0 is: not said
+		request.AwayMS = uint64(max(time.Since(away).Milliseconds(), 1)) // 0 is: not said
 	}
-	reply, err := c.do(ctx, "connect", request)
+	reply, err := c.do(ctx, request)
 	var refused *wire.Error
 	if errors.As(err, &refused) && refused.Code == wire.AlreadyConnected {
 		select {
@@ -155,14 +151,14 @@ func (c *Conn) connect(ctx context.Context, token string) error {
 		return err
 	}
 	if reply.Connected == nil {
-		return fmt.Errorf("connect: the server answered %s", reply.raw)
+		return reply.unexpected(wire.Connect)
 	}
 	c.connected = *reply.Connected
-	c.noteWatches(requests(c.options.Rooms, c.options.Begin))
+	c.noteWatches(request.Rooms)
 	return nil
 }
 
-func upgrade(ctx context.Context, target *url.URL, o Options) (net.Conn, *bufio.Reader, error) {
+func upgrade(ctx context.Context, target *url.URL, o Options, subprotocol string) (net.Conn, *bufio.Reader, error) {
 	header := o.Header.Clone()
 	if o.Token != "" {
 		if header == nil {
@@ -172,16 +168,19 @@ func upgrade(ctx context.Context, target *url.URL, o Options) (net.Conn, *bufio.
 	}
 	var refusal error
 	dialer := ws.Dialer{
-		Protocols: []string{"nabat.v1.json"}, TLSConfig: o.TLS, Timeout: 30 * time.Second,
+		Protocols: []string{subprotocol}, TLSConfig: o.TLS, Timeout: 30 * time.Second,
 		Header:        ws.HandshakeHeaderHTTP(header),
 		OnStatusError: func(_ int, _ []byte, response io.Reader) { refusal = readRefusal(response) },
 	}
-	conn, buffered, _, err := dialer.Dial(ctx, target.String())
+	conn, buffered, handshake, err := dialer.Dial(ctx, target.String())
 	switch {
 	case refusal != nil:
 		return nil, nil, refusal
 	case err != nil:
 		return nil, nil, fmt.Errorf("connect to %s: %w", target.Host, err)
+	case o.Protobuf && handshake.Protocol != subprotocol:
+		_ = conn.Close() // it is of no use
+		return nil, nil, fmt.Errorf("connect to %s: the server does not speak %s", target.Host, subprotocol)
 	}
 	if buffered == nil {
 		buffered = bufio.NewReader(conn)
@@ -198,22 +197,21 @@ func readRefusal(r io.Reader) error {
 	}
 	defer response.Body.Close()
 	body, _ := io.ReadAll(response.Body) // a refusal that was cut short has a status at least
-	var in inbound
-	if json.Unmarshal(body, &in) == nil && in.Error != nil {
-		return in.Error.wire()
+	if in, err := (jsonCodec{}).read(body); err == nil && in.Error != nil {
+		return in.Error
 	}
 	return fmt.Errorf("the server answered %s: is this a Nabat edge?", response.Status)
 }
 
 // parseAddress accepts what people have at hand, and takes the rooms out of the
 // query: they go into the first command.
-func parseAddress(address string) (*url.URL, []string, error) {
+func parseAddress(address string, o *Options) (*url.URL, error) {
 	if !strings.Contains(address, "://") {
 		address = "ws://" + address
 	}
 	u, err := url.Parse(address)
 	if err != nil {
-		return nil, nil, fmt.Errorf("edge address: %w", err)
+		return nil, fmt.Errorf("edge address: %w", err)
 	}
 	switch u.Scheme {
 	case "http", "ws":
@@ -221,19 +219,22 @@ func parseAddress(address string) (*url.URL, []string, error) {
 	case "https", "wss":
 		u.Scheme = "wss"
 	default:
-		return nil, nil, fmt.Errorf("edge address %q: the scheme must be ws, wss, http or https", address)
+		return nil, fmt.Errorf("edge address %q: the scheme must be ws, wss, http or https", address)
 	}
 	if u.Host == "" {
-		return nil, nil, fmt.Errorf("edge address %q: no host", address)
+		return nil, fmt.Errorf("edge address %q: no host", address)
 	}
 	if u.Path == "" || u.Path == "/" {
 		u.Path = "/ws"
 	}
 	query := u.Query()
-	rooms := query["room"]
+	o.Rooms = slices.Concat(query["room"], o.Rooms)
 	query.Del("room")
+	if o.Batch = o.Batch || query.Get("batch") == "1"; o.Batch {
+		query.Set("batch", "1")
+	}
 	u.RawQuery = query.Encode()
-	return u, rooms, nil
+	return u, nil
 }
 
 // Connected is what the server said about this connection when it began.
@@ -266,7 +267,7 @@ func (c *Conn) Positions() []wire.Position {
 // where each room begins and, with From, whether nothing was missed.
 func (c *Conn) Subscribe(ctx context.Context, rooms []string, options ...SubscribeOption) ([]wire.Position, error) {
 	wanted := requests(rooms, options)
-	reply, err := c.do(ctx, "subscribe", map[string]any{"rooms": wanted})
+	reply, err := c.do(ctx, wire.Command{Verb: wire.Subscribe, Rooms: wanted})
 	if err != nil || reply.Subscribed == nil {
 		return nil, err
 	}
@@ -276,7 +277,7 @@ func (c *Conn) Subscribe(ctx context.Context, rooms []string, options ...Subscri
 
 // Unsubscribe leaves rooms.
 func (c *Conn) Unsubscribe(ctx context.Context, rooms ...string) error {
-	_, err := c.do(ctx, "unsubscribe", map[string]any{"rooms": rooms})
+	_, err := c.do(ctx, wire.Command{Verb: wire.Unsubscribe, Rooms: requests(rooms, nil)})
 	if err == nil {
 		c.mu.Lock()
 		defer c.mu.Unlock()
@@ -292,21 +293,7 @@ func (c *Conn) Unsubscribe(ctx context.Context, rooms ...string) error {
 // again, within the server's time for it, publishes nothing and has the same
 // answer.
 func (c *Conn) Publish(ctx context.Context, p wire.Publication) (wire.Position, error) {
-	body := map[string]any{"room": p.Room}
-	switch p.Kind {
-	case wire.Data:
-		body["data"] = json.RawMessage(p.Body)
-	case wire.Text:
-		body["text"] = string(p.Body)
-	case wire.Binary:
-		body["base64"] = append([]byte{}, p.Body...) // a nil slice would be null
-	}
-	for key, value := range map[string]string{"event": p.Event, "key": p.Key, "message_id": p.MessageID} {
-		if value != "" {
-			body[key] = value
-		}
-	}
-	reply, err := c.do(ctx, "publish", body)
+	reply, err := c.do(ctx, wire.Command{Verb: wire.Publish, Publish: p})
 	if err != nil || reply.Published == nil {
 		return wire.Position{}, err
 	}
@@ -315,7 +302,7 @@ func (c *Conn) Publish(ctx context.Context, p wire.Publication) (wire.Position, 
 
 // Auth renews or replaces the token of the open connection.
 func (c *Conn) Auth(ctx context.Context, token string) error {
-	_, err := c.do(ctx, "auth", map[string]any{"token": token})
+	_, err := c.do(ctx, wire.Command{Verb: wire.Auth, Token: token})
 	return err
 }
 
@@ -332,23 +319,24 @@ func (c *Conn) Close() {
 }
 
 // do sends a command and waits for its answer.
-func (c *Conn) do(ctx context.Context, verb string, body any) (*inbound, error) {
+func (c *Conn) do(ctx context.Context, command wire.Command) (*inbound, error) {
 	answer := make(chan *inbound, 1)
 	c.mu.Lock()
 	c.nextID++
 	id := c.nextID
 	c.waiting[id] = answer
 	c.mu.Unlock()
+	command.ID, command.HasID = id, true
 	defer func() {
 		c.mu.Lock()
 		delete(c.waiting, id)
 		c.mu.Unlock()
 	}()
-	text, err := json.Marshal(map[string]any{"id": id, verb: body})
+	object, err := c.codec.write(&command)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", verb, err)
+		return nil, fmt.Errorf("%s: %w", command.Verb, err)
 	}
-	if err := c.write(ws.OpText, text); err != nil {
+	if err := c.send(object); err != nil {
 		// Half a frame may be out: nothing can follow it. The reader gets a
 		// second to find the server's reason.
 		_ = c.conn.SetReadDeadline(time.Now().Add(time.Second))
@@ -357,7 +345,10 @@ func (c *Conn) do(ctx context.Context, verb string, body any) (*inbound, error) 
 	select {
 	case reply = <-answer:
 	case <-ctx.Done():
-		return nil, fmt.Errorf("%s: no answer: %w", verb, ctx.Err())
+		if c.held.Load() {
+			return nil, fmt.Errorf("%s: no answer, because events wait that nobody reads: %w", command.Verb, ctx.Err())
+		}
+		return nil, fmt.Errorf("%s: no answer: %w", command.Verb, ctx.Err())
 	case <-c.done:
 		select {
 		case reply = <-answer: // it came before the end
@@ -366,9 +357,17 @@ func (c *Conn) do(ctx context.Context, verb string, body any) (*inbound, error) 
 		}
 	}
 	if reply.Error != nil {
-		return nil, reply.Error.wire()
+		return nil, reply.Error
 	}
 	return reply, nil
+}
+
+// send writes one object in a frame of its own.
+func (c *Conn) send(object []byte) error {
+	if c.options.Batch {
+		object = c.codec.encoding().AppendBatched(nil, object, true)
+	}
+	return c.write(c.codec.op(), object)
 }
 
 // write sends one frame, masked as RFC 6455 §5.3 wants it of a client.

@@ -43,11 +43,10 @@ type Keeper struct {
 // Keep begins to connect to the edge at address, as Dial does, and stays until
 // Close, until ctx ends or until the server says not to come back.
 func Keep(ctx context.Context, address string, o Options) (*Keeper, error) {
-	target, rooms, err := parseAddress(address)
+	target, err := parseAddress(address, &o)
 	if err != nil {
 		return nil, err
 	}
-	o.Rooms = append(rooms, o.Rooms...)
 	ctx, cancel := context.WithCancelCause(ctx)
 	k := &Keeper{
 		address: target.String(), options: o, events: make(chan Event), cancel: cancel, done: make(chan struct{}),

@@ -77,12 +77,15 @@ func (c *Conn) receive(reader *wsutil.Reader) error {
 			}
 			continue
 		}
-		text, err := io.ReadAll(reader)
+		frame, err := io.ReadAll(reader)
 		if err != nil {
 			return err
 		}
 		c.lastRead.Store(time.Now().UnixNano())
-		if err := c.handle(text); err != nil {
+		if header.OpCode != c.codec.op() {
+			return fmt.Errorf("the server sent a frame that is not of %s", c.codec.subprotocol())
+		}
+		if err := c.take(frame); err != nil {
 			return err
 		}
 	}
@@ -102,7 +105,7 @@ func (c *Conn) control(header ws.Header, body io.Reader) error {
 	case ws.OpClose:
 		status, reason := ws.ParseCloseFrameData(payload)
 		closed := &CloseError{Close: wire.Close{Status: uint16(status)}}
-		var said inboundError
+		var said jsonError
 		if json.Unmarshal([]byte(reason), &said) == nil {
 			closed.Code, closed.RetryMS, closed.Text = said.Code, said.RetryMS, said.Reason
 		}
@@ -112,15 +115,32 @@ func (c *Conn) control(header ws.Header, body io.Reader) error {
 	return nil
 }
 
+// take handles a frame, which with Batch may hold several objects.
+func (c *Conn) take(frame []byte) (err error) {
+	if !c.options.Batch {
+		return c.handle(frame)
+	}
+	bad := c.codec.encoding().Split(frame, func(object []byte) bool {
+		err = c.handle(object)
+		return err == nil
+	})
+	if bad != nil {
+		return fmt.Errorf("the server sent what is not the protocol: %s", bad.Reason)
+	}
+	return err
+}
+
 // handle gives an object to the command that waits for it, or to Events.
-func (c *Conn) handle(text []byte) error {
-	in := inbound{raw: text}
-	if err := json.Unmarshal(text, &in); err != nil {
+func (c *Conn) handle(object []byte) error {
+	in, err := c.codec.read(object)
+	if err != nil {
 		return fmt.Errorf("the server sent what is not the protocol: %w", err)
 	}
 	c.mu.Lock()
-	c.places.take(&in)
-	epoch := c.places[in.Room].Epoch
+	c.places.take(in)
+	if m := in.Message; m != nil && m.Epoch == "" && m.Offset != 0 {
+		m.Epoch = c.places[m.Room].Epoch // said once, when the room was joined
+	}
 	var answer chan *inbound
 	if in.ID != nil {
 		answer = c.waiting[*in.ID]
@@ -129,12 +149,16 @@ func (c *Conn) handle(text []byte) error {
 	c.mu.Unlock()
 	if in.ID != nil {
 		if answer != nil {
-			answer <- &in
+			answer <- in
 		}
 		return nil
 	}
-	if in.Ping != nil {
-		return c.write(ws.OpText, []byte(`{"pong":{}}`))
+	if in.Ping {
+		pong, err := c.codec.write(&wire.Command{Verb: wire.Pong})
+		if err != nil {
+			return err
+		}
+		return c.send(pong)
 	}
 	if in.Connected != nil {
 		select {
@@ -147,8 +171,8 @@ func (c *Conn) handle(text []byte) error {
 	if !ok {
 		return nil // a later version of the protocol says more
 	}
-	if m := event.Message; m != nil && m.Epoch == "" && m.Offset != 0 {
-		m.Epoch = epoch // said once, when the room was joined
+	if c.codec.encoding() == wire.JSON {
+		event.Raw = object
 	}
 	select {
 	case c.events <- event:
