@@ -32,14 +32,18 @@ type Options struct {
 	// AwaySince is when the positions of From were last known to be the newest.
 	// It helps the server to prove that nothing was missed.
 	AwaySince time.Time
-	// TokenSource, if set, is asked by a Keeper for each connection's token. Its
-	// error ends the Keeper.
+	// TokenSource, if set, is asked by a Keeper for each connection's token, where an
+	// error ends the Keeper, and for another one before that ends (Event.Expiring).
 	TokenSource func(context.Context) (string, error)
 	Header      http.Header // more request headers, such as Origin
 	TLS         *tls.Config // for wss
-	// Queue bounds the events that wait to be read. Default 256. When it is
-	// full the connection is not read on, and the server's slow rule applies.
+	// Queue bounds the events that wait to be read, by Events and by each loop over a
+	// room. Default 256. When it is full the connection is not read on, and the
+	// server's slow rule applies.
 	Queue int
+	// Outbox bounds the publications that a Keeper's Send has taken and that are not
+	// answered. Default 256.
+	Outbox int
 	// MaxMessageBytes bounds one message from the server. Default 64 MiB.
 	MaxMessageBytes int64
 	// Protobuf speaks nabat.v1.proto, which takes fewer bytes than JSON, and binary
@@ -52,6 +56,8 @@ type Options struct {
 	Silence time.Duration
 }
 
+const defaultQueue = 256
+
 // Conn is one connection. All methods are safe from any goroutine.
 type Conn struct {
 	// Set by Dial, never changed.
@@ -59,7 +65,7 @@ type Conn struct {
 	options   Options
 	codec     codec
 	connected wire.Connected
-	events    chan Event
+	outlet    *outlet
 	done      chan struct{} // closed by the reader when it ends, after err is set
 
 	// Owned by the reader until done is closed, constant after.
@@ -92,7 +98,7 @@ func Dial(ctx context.Context, address string, o Options) (*Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	o.Queue = orDefault(o.Queue, 256)
+	o.Queue = orDefault(o.Queue, defaultQueue)
 	o.MaxMessageBytes = orDefault(o.MaxMessageBytes, 64<<20)
 	o.Silence = orDefault(o.Silence, 30*time.Second)
 
@@ -108,7 +114,7 @@ func Dial(ctx context.Context, address string, o Options) (*Conn, error) {
 		return nil, err
 	}
 	c := &Conn{
-		conn: conn, options: o, codec: codec, events: make(chan Event, o.Queue), done: make(chan struct{}), closing: make(chan struct{}),
+		conn: conn, options: o, codec: codec, outlet: newOutlet(o.Queue), done: make(chan struct{}), closing: make(chan struct{}),
 		waiting: make(map[uint64]chan *inbound), places: make(places), watched: make(map[string]bool), unasked: make(chan wire.Connected, 1),
 	}
 	c.lastRead.Store(time.Now().UnixNano())
@@ -240,10 +246,11 @@ func parseAddress(address string, o *Options) (*url.URL, error) {
 // Connected is what the server said about this connection when it began.
 func (c *Conn) Connected() wire.Connected { return c.connected }
 
-// Events returns what the server says unasked, in order. It must be read, also
-// while a command waits for its answer. It is closed when the connection ends;
-// Err then says why.
-func (c *Conn) Events() <-chan Event { return c.events }
+// Events returns what the server says unasked, in order, but what Follow takes. It
+// must be read, also while a command waits for its answer; only a program that
+// follows rooms need not ask for it. It is closed when the connection ends; Err
+// then says why.
+func (c *Conn) Events() <-chan Event { return c.outlet.listen() }
 
 // Err is nil while the connection lives, and then why it ended.
 func (c *Conn) Err() error {
@@ -253,6 +260,15 @@ func (c *Conn) Err() error {
 	default:
 		return nil
 	}
+}
+
+func (c *Conn) ended() <-chan struct{} { return c.done }
+
+func (c *Conn) in(_ context.Context, room string) (bool, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, ok := c.places[room]
+	return ok, nil
 }
 
 // Positions lists the rooms of the connection, each with the position of what
@@ -316,6 +332,7 @@ func (c *Conn) Close() {
 		_ = c.conn.SetReadDeadline(time.Now().Add(time.Second))
 	})
 	<-c.done
+	c.outlet.leaving.wait()
 }
 
 // do sends a command and waits for its answer.

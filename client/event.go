@@ -16,7 +16,7 @@ type Event struct {
 	// Presence is who came into a room and left it, in rooms joined with Presence. With
 	// Lost, or where its Users differ from the list that was kept, read it anew.
 	Presence     *wire.PresenceChange
-	Expiring     time.Duration // the token ends in so much time: call Auth
+	Expiring     time.Duration // the token ends in so much time: call Auth, unless there is a TokenSource
 	Unsubscribed []string      // the server ended these subscriptions
 	Reason       wire.Code     // why, with Unsubscribed
 	// The server made this connection join rooms, from these positions on. The

@@ -26,9 +26,10 @@ type Keeper struct {
 	// Set by Keep, never changed.
 	address string
 	options Options
-	events  chan Event
+	outlet  *outlet
 	cancel  context.CancelCauseFunc
 	done    chan struct{} // closed at the end, after err is set
+	outbox  outbox
 
 	// Owned by run until done is closed, constant after.
 	err error
@@ -47,18 +48,21 @@ func Keep(ctx context.Context, address string, o Options) (*Keeper, error) {
 	if err != nil {
 		return nil, err
 	}
+	o.Queue, o.Outbox = orDefault(o.Queue, defaultQueue), orDefault(o.Outbox, defaultOutbox)
 	ctx, cancel := context.WithCancelCause(ctx)
 	k := &Keeper{
-		address: target.String(), options: o, events: make(chan Event), cancel: cancel, done: make(chan struct{}),
-		changed: make(chan struct{}), token: o.Token,
+		address: target.String(), options: o, outlet: newOutlet(0), cancel: cancel, done: make(chan struct{}),
+		changed: make(chan struct{}), token: o.Token, outbox: outbox{rooms: map[string][]*sending{}},
 	}
 	go k.run(ctx)
 	return k, nil
 }
 
-// Events returns what happens, in order, over all connections. It must be read,
-// also while a method waits. It is closed at the end; Err then says why.
-func (k *Keeper) Events() <-chan Event { return k.events }
+// Events returns what happens, in order, over all connections, but what Follow and
+// Watch take. It must be read, also while a method waits; only a program that
+// follows or watches rooms, or publishes by Send, need not ask for it. It is closed
+// at the end; Err then says why.
+func (k *Keeper) Events() <-chan Event { return k.outlet.listen() }
 
 // Err is nil until the end, and then why it came.
 func (k *Keeper) Err() error {
@@ -75,6 +79,8 @@ func (k *Keeper) Err() error {
 func (k *Keeper) Close() {
 	k.cancel(ErrClosed)
 	<-k.done
+	k.outlet.leaving.wait()
+	k.outbox.workers.wait()
 }
 
 // Subscribe joins rooms, all or none, for this and later connections.
@@ -147,6 +153,16 @@ func onConn[T any](ctx context.Context, k *Keeper, command func(*Conn) (T, error
 	}
 }
 
+func (k *Keeper) ended() <-chan struct{} { return k.done }
+
+func (k *Keeper) in(ctx context.Context, room string) (bool, error) {
+	c, err := k.live(ctx)
+	if err != nil {
+		return false, err
+	}
+	return c.in(ctx, room)
+}
+
 // live waits for a connection.
 func (k *Keeper) live(ctx context.Context) (*Conn, error) {
 	for {
@@ -182,7 +198,7 @@ func (k *Keeper) run(ctx context.Context) {
 	}
 	k.cancel(nil)
 	close(k.done)
-	close(k.events)
+	close(k.outlet.events)
 }
 
 func (k *Keeper) keep(ctx context.Context) error {
@@ -194,8 +210,7 @@ func (k *Keeper) keep(ctx context.Context) error {
 		}
 		c, err := Dial(ctx, k.address, options)
 		if err == nil {
-			k.follow(ctx, c, options.Previous != "")
-			c.Close()
+			k.pass(ctx, c, options.Previous != "")
 			err = c.Err()
 			options.resume(c)
 		}
@@ -227,10 +242,15 @@ func (k *Keeper) refresh(ctx context.Context, o *Options) (err error) {
 	return nil
 }
 
-// follow passes on what a connection says until it ends.
-func (k *Keeper) follow(ctx context.Context, c *Conn, continues bool) {
+// pass hands on what a connection says until it ends.
+func (k *Keeper) pass(ctx context.Context, c *Conn, continues bool) {
 	k.setConn(c)
 	defer k.setConn(nil)
+	var renewals sync.WaitGroup // they end with c
+	defer renewals.Wait()
+	defer c.Close()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	connected := c.Connected()
 	if !k.tell(ctx, Event{Connected: &connected}) {
 		return
@@ -253,6 +273,9 @@ func (k *Keeper) follow(ctx context.Context, c *Conn, continues bool) {
 	for {
 		select {
 		case e, ok := <-c.Events():
+			if ok && e.Expiring > 0 && k.options.TokenSource != nil {
+				renewals.Go(func() { k.renew(ctx, c, e.Expiring) })
+			}
 			if !ok || !k.tell(ctx, e) {
 				return
 			}
@@ -262,13 +285,21 @@ func (k *Keeper) follow(ctx context.Context, c *Conn, continues bool) {
 	}
 }
 
-func (k *Keeper) tell(ctx context.Context, e Event) bool {
-	select {
-	case k.events <- e:
-		return true
-	case <-ctx.Done():
-		return false
+// renew gives a connection another token before its own ends. Where that fails the
+// server ends the connection, and the next one asks again.
+func (k *Keeper) renew(ctx context.Context, c *Conn, left time.Duration) {
+	// Not at once: a token that lives shorter than the server's warning is warned of
+	// as soon as it is given. And not all at the same time.
+	if !pause(ctx, left/4+mathrand.N(left/4+1)) {
+		return
 	}
+	if token, err := k.options.TokenSource(ctx); err == nil {
+		_ = c.Auth(ctx, token)
+	}
+}
+
+func (k *Keeper) tell(ctx context.Context, e Event) bool {
+	return k.outlet.put(e, ctx.Done(), nil)
 }
 
 // resume makes o continue c, whose events have all been passed on.

@@ -62,7 +62,7 @@ func (c *Conn) read(source *bufio.Reader) {
 	c.err = closed
 	_ = c.conn.Close() // nothing can be done about it
 	close(c.done)
-	close(c.events)
+	close(c.outlet.events)
 }
 
 func (c *Conn) receive(reader *wsutil.Reader) error {
@@ -174,19 +174,15 @@ func (c *Conn) handle(object []byte) error {
 	if c.codec.encoding() == wire.JSON {
 		event.Raw = object
 	}
-	select {
-	case c.events <- event:
-		return nil
-	default:
-	}
-	c.held.Store(true) // the silence is ours, not the server's
-	select {
-	case c.events <- event:
-	case <-c.closing:
-	}
-	c.lastRead.Store(time.Now().UnixNano())
-	c.held.Store(false)
+	c.outlet.put(event, c.closing, c.hold)
 	return nil
+}
+
+// hold is told when the reader waits for room in a queue: the silence is then ours,
+// not the server's.
+func (c *Conn) hold(on bool) {
+	c.lastRead.Store(time.Now().UnixNano())
+	c.held.Store(on)
 }
 
 // watch asks a silent server for a sign of life, and gives it up when there is
