@@ -1,0 +1,141 @@
+package client_test
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"nabat/client"
+	"nabat/proto/wire"
+)
+
+// awaitMembers waits until a complete list is the users wanted.
+func awaitMembers(t *testing.T, m *client.Members, want ...string) {
+	t.Helper()
+	deadline := time.After(30 * time.Second)
+	for {
+		var got []string
+		for _, member := range m.List() {
+			got = append(got, member.User)
+		}
+		if m.Complete() && slices.Equal(got, want) {
+			if m.Users() != uint64(len(want)) {
+				t.Errorf("%d users, want %v", m.Users(), want)
+			}
+			return
+		}
+		select {
+		case _, ok := <-m.Changed():
+			if !ok {
+				t.Fatalf("ended: %v", m.Err())
+			}
+		case <-deadline:
+			t.Fatalf("got %v (complete: %v, %d users, %v), want %v", got, m.Complete(), m.Users(), m.Err(), want)
+		}
+	}
+}
+
+func TestMembersAreKeptUpToDate(t *testing.T) {
+	address, issue, end := exampleSystem()
+	defer end()
+	between := newRelay(t, strings.TrimPrefix(address, "http://"))
+	inEachEncoding(t, func(t *testing.T, o client.Options) {
+		room := fmt.Sprintf("chat.%v%v", o.Protobuf, o.Batch)
+		between.aim(strings.TrimPrefix(address, "http://"))
+		o.Token = issue("alice")
+		k := keep(t, between.address(), o)
+		members, err := k.Watch(limit(t), room)
+		if err != nil {
+			t.Fatal(err)
+		}
+		awaitMembers(t, members, "alice")
+		o.Rooms = []string{room}
+		o.Token = issue("bob")
+		dial(t, address, o)
+		awaitMembers(t, members, "alice", "bob")
+		between.aim("")
+		o.Token = issue("carol")
+		dial(t, address, o)
+		between.aim(strings.TrimPrefix(address, "http://"))
+		awaitMembers(t, members, "alice", "bob", "carol")
+		members.Close()
+		if err := members.Err(); !errors.Is(err, client.ErrClosed) || members.Complete() {
+			t.Errorf("after the end: %v, complete: %v", err, members.Complete())
+		}
+	})
+	k := keep(t, address, client.Options{Token: issue("alice")})
+	var refused *wire.Error
+	if _, err := k.Watch(limit(t), "other"); !errors.As(err, &refused) || refused.Code != wire.NotAllowed {
+		t.Errorf("a room that is not granted: %v", err)
+	}
+}
+
+// Each step is a change that is told, the pages that are then read, and who is
+// there afterwards.
+func TestMembersAreReadAnewWhereTheyMustBe(t *testing.T) {
+	steps := []struct {
+		rule, notice string
+		pages        []string
+		want         []string
+	}{
+		{"at first", "", []string{`"users":1,"members":[{"user":"alice"}]`}, []string{"alice"}},
+		{"a change that fits is enough", `"join":[{"user":"bob"}],"leave":[{"user":"alice"}],"users":1`, nil, []string{"bob"}},
+		{"one whose count does not is read after, page by page", `"join":[{"user":"carol"}],"users":3`,
+			[]string{`"users":3,"members":[{"user":"bob"},{"user":"carol"}],"next":"carol"`, `"users":3,"members":[{"user":"dave"}]`}, []string{"bob", "carol", "dave"}},
+		{"what was lost is read", `"lost":true`, []string{`"users":1,"members":[{"user":"dave"}]`}, []string{"dave"}},
+	}
+	pages, notices := make(chan string, 10), make(chan string)
+	address := serve(t, func(p *peer) {
+		p.connect()
+		p.send(`{"id":%s,"subscribed":{"rooms":[{"room":"b"}]}}`, p.read()["id"])
+		go func() {
+			for notice := range notices {
+				p.send(`{"presence":{"room":"b",%s}}`, notice)
+			}
+		}()
+		for command := p.read(); command["presence"] != nil; command = p.read() {
+			select {
+			case page := <-pages:
+				p.send(`{"id":%s,"presence":{"room":"b","anonymous":0,"connections":9,%s}}`, command["id"], page)
+			default:
+				t.Error("read without a need")
+				return
+			}
+		}
+	})
+	defer close(notices)
+	k := keep(t, address, client.Options{})
+	for _, page := range steps[0].pages {
+		pages <- page
+	}
+	members, err := k.Watch(limit(t), "b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	awaitMembers(t, members, steps[0].want...)
+	for _, step := range steps[1:] {
+		for _, page := range step.pages {
+			pages <- page
+		}
+		notices <- step.notice
+		awaitMembers(t, members, step.want...)
+		if len(pages) > 0 {
+			t.Errorf("%s: not read", step.rule)
+		}
+	}
+	notices <- `"users":5000`
+	deadline := time.After(20 * time.Second)
+	for members.Users() != 5000 {
+		select {
+		case <-members.Changed():
+		case <-deadline:
+			t.Fatal("waited in vain")
+		}
+	}
+	if list := members.List(); len(list) != 0 || members.Complete() {
+		t.Errorf("of many users only the counts are kept: %v", list)
+	}
+}
