@@ -3,17 +3,12 @@
 package client
 
 import (
-	"bufio"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
-	"net/url"
-	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -51,6 +46,8 @@ type Options struct {
 	Protobuf bool
 	// Batch lets the server put several messages of a room into one frame.
 	Batch bool
+	each  bool // where a room is refused, joinApart is to be called
+
 	// Silence is after how much of it the server is asked for a sign of life;
 	// twice as much ends the connection. Default 30 s.
 	Silence time.Duration
@@ -65,6 +62,7 @@ type Conn struct {
 	options   Options
 	codec     codec
 	connected wire.Connected
+	apart     wire.Command // with rooms that joinApart is to join
 	outlet    *outlet
 	done      chan struct{} // closed by the reader when it ends, after err is set
 
@@ -81,166 +79,13 @@ type Conn struct {
 	// mu guards the fields below.
 	mu      sync.Mutex
 	nextID  uint64
-	waiting map[uint64]chan *inbound
+	waiting map[uint64]waiter
 	places  places
 	watched map[string]bool // rooms joined with Presence
 
 	// Atomic.
 	lastRead atomic.Int64 // unix nanoseconds
 	held     atomic.Bool  // the reader waits for room in events
-}
-
-// Dial connects to the edge at address, http://host:port or ws://host:port with
-// or without the path /ws, and joins the rooms of o. A refusal by the server is
-// a *wire.Error, an end before the answer a *CloseError.
-func Dial(ctx context.Context, address string, o Options) (*Conn, error) {
-	target, err := parseAddress(address, &o)
-	if err != nil {
-		return nil, err
-	}
-	o.Queue = orDefault(o.Queue, defaultQueue)
-	o.MaxMessageBytes = orDefault(o.MaxMessageBytes, 64<<20)
-	o.Silence = orDefault(o.Silence, 30*time.Second)
-
-	var later string // the token of the first command
-	if len(o.Begin) > 0 {
-		// A token that joins rooms joins them at once, and now: where that matters
-		// it goes with the rooms.
-		later, o.Token = o.Token, ""
-	}
-	codec := codecOf(&o)
-	conn, buffered, err := upgrade(ctx, target, o, codec.subprotocol())
-	if err != nil {
-		return nil, err
-	}
-	c := &Conn{
-		conn: conn, options: o, codec: codec, outlet: newOutlet(o.Queue), done: make(chan struct{}), closing: make(chan struct{}),
-		waiting: make(map[uint64]chan *inbound), places: make(places), watched: make(map[string]bool), unasked: make(chan wire.Connected, 1),
-	}
-	c.lastRead.Store(time.Now().UnixNano())
-	go c.read(buffered)
-	go c.watch()
-	if err := c.connect(ctx, later); err != nil {
-		c.Close()
-		return nil, err
-	}
-	return c, nil
-}
-
-// connect is the first command. Where the token joins rooms by itself the edge
-// has connected already, says so, and the rooms are joined by a second one.
-func (c *Conn) connect(ctx context.Context, token string) error {
-	request := wire.Command{Verb: wire.Connect, Token: token, Previous: c.options.Previous, Rooms: requests(c.options.Rooms, c.options.Begin)}
-	if away := c.options.AwaySince; !away.IsZero() {
-		request.AwayMS = uint64(max(time.Since(away).Milliseconds(), 1)) // 0 is: not said
-	}
-	reply, err := c.do(ctx, request)
-	var refused *wire.Error
-	if errors.As(err, &refused) && refused.Code == wire.AlreadyConnected {
-		select {
-		case c.connected = <-c.unasked: // it came before the refusal
-		default:
-			return err
-		}
-		if len(c.options.Rooms) == 0 {
-			return nil
-		}
-		more, err := c.Subscribe(ctx, c.options.Rooms, c.options.Begin...)
-		for _, p := range more {
-			if !slices.Contains(c.connected.Rooms, p) {
-				c.connected.Rooms = append(c.connected.Rooms, p)
-			}
-		}
-		return err
-	}
-	if err != nil {
-		return err
-	}
-	if reply.Connected == nil {
-		return reply.unexpected(wire.Connect)
-	}
-	c.connected = *reply.Connected
-	c.noteWatches(request.Rooms)
-	return nil
-}
-
-func upgrade(ctx context.Context, target *url.URL, o Options, subprotocol string) (net.Conn, *bufio.Reader, error) {
-	header := o.Header.Clone()
-	if o.Token != "" {
-		if header == nil {
-			header = make(http.Header)
-		}
-		header.Set("Authorization", "Bearer "+o.Token)
-	}
-	var refusal error
-	dialer := ws.Dialer{
-		Protocols: []string{subprotocol}, TLSConfig: o.TLS, Timeout: 30 * time.Second,
-		Header:        ws.HandshakeHeaderHTTP(header),
-		OnStatusError: func(_ int, _ []byte, response io.Reader) { refusal = readRefusal(response) },
-	}
-	conn, buffered, handshake, err := dialer.Dial(ctx, target.String())
-	switch {
-	case refusal != nil:
-		return nil, nil, refusal
-	case err != nil:
-		return nil, nil, fmt.Errorf("connect to %s: %w", target.Host, err)
-	case o.Protobuf && handshake.Protocol != subprotocol:
-		_ = conn.Close() // it is of no use
-		return nil, nil, fmt.Errorf("connect to %s: the server does not speak %s", target.Host, subprotocol)
-	}
-	if buffered == nil {
-		buffered = bufio.NewReader(conn)
-	}
-	return conn, buffered, nil
-}
-
-// readRefusal turns an HTTP answer into the *wire.Error that it carries.
-func readRefusal(r io.Reader) error {
-	const limit = 16 << 10
-	response, err := http.ReadResponse(bufio.NewReader(io.LimitReader(r, limit)), nil)
-	if err != nil {
-		return fmt.Errorf("the server refused the connection: %w", err)
-	}
-	defer response.Body.Close()
-	body, _ := io.ReadAll(response.Body) // a refusal that was cut short has a status at least
-	if in, err := (jsonCodec{}).read(body); err == nil && in.Error != nil {
-		return in.Error
-	}
-	return fmt.Errorf("the server answered %s: is this a Nabat edge?", response.Status)
-}
-
-// parseAddress accepts what people have at hand, and takes the rooms out of the
-// query: they go into the first command.
-func parseAddress(address string, o *Options) (*url.URL, error) {
-	if !strings.Contains(address, "://") {
-		address = "ws://" + address
-	}
-	u, err := url.Parse(address)
-	if err != nil {
-		return nil, fmt.Errorf("edge address: %w", err)
-	}
-	switch u.Scheme {
-	case "http", "ws":
-		u.Scheme = "ws"
-	case "https", "wss":
-		u.Scheme = "wss"
-	default:
-		return nil, fmt.Errorf("edge address %q: the scheme must be ws, wss, http or https", address)
-	}
-	if u.Host == "" {
-		return nil, fmt.Errorf("edge address %q: no host", address)
-	}
-	if u.Path == "" || u.Path == "/" {
-		u.Path = "/ws"
-	}
-	query := u.Query()
-	o.Rooms = slices.Concat(query["room"], o.Rooms)
-	query.Del("room")
-	if o.Batch = o.Batch || query.Get("batch") == "1"; o.Batch {
-		query.Set("batch", "1")
-	}
-	u.RawQuery = query.Encode()
-	return u, nil
 }
 
 // Connected is what the server said about this connection when it began.
@@ -337,11 +182,21 @@ func (c *Conn) Close() {
 
 // do sends a command and waits for its answer.
 func (c *Conn) do(ctx context.Context, command wire.Command) (*inbound, error) {
+	return c.ask(ctx, command, "")
+}
+
+// waiter is who waits for an answer.
+type waiter struct {
+	answer chan *inbound // has room for it
+	joins  string        // the room of which it is also an event
+}
+
+func (c *Conn) ask(ctx context.Context, command wire.Command, joins string) (*inbound, error) {
 	answer := make(chan *inbound, 1)
 	c.mu.Lock()
 	c.nextID++
 	id := c.nextID
-	c.waiting[id] = answer
+	c.waiting[id] = waiter{answer, joins}
 	c.mu.Unlock()
 	command.ID, command.HasID = id, true
 	defer func() {

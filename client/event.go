@@ -41,6 +41,14 @@ type Recovery struct {
 	Reason string // why not: wire.NoHistory, wire.EpochChanged, wire.HistoryCut …
 }
 
+func recoveryOf(p wire.Position) *Recovery {
+	r := &Recovery{Room: p.Room, OK: p.Recovered != nil && *p.Recovered, Reason: p.Reason}
+	if p.Recovered == nil {
+		r.Reason = wire.NoHistory // no position was given: there was none
+	}
+	return r
+}
+
 // Down is why a Keeper has no connection, and how long it waits for the next.
 type Down struct {
 	Err  error

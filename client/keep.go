@@ -202,7 +202,7 @@ func (k *Keeper) run(ctx context.Context) {
 }
 
 func (k *Keeper) keep(ctx context.Context) error {
-	options, backoff := k.options, firstWait
+	options, backoff, revoked := k.options, firstWait, false
 	for {
 		began := time.Now()
 		if err := k.refresh(ctx, &options); err != nil {
@@ -215,6 +215,10 @@ func (k *Keeper) keep(ctx context.Context) error {
 			options.resume(c)
 		}
 		wait, again := retry(err)
+		if k.options.TokenSource != nil && codeOf(err) == wire.TokenRevoked && !revoked {
+			again = true // another token may do; one that is revoked, too, says that it will not
+		}
+		revoked = codeOf(err) == wire.TokenRevoked
 		if !again || ctx.Err() != nil {
 			return err
 		}
@@ -246,8 +250,8 @@ func (k *Keeper) refresh(ctx context.Context, o *Options) (err error) {
 func (k *Keeper) pass(ctx context.Context, c *Conn, continues bool) {
 	k.setConn(c)
 	defer k.setConn(nil)
-	var renewals sync.WaitGroup // they end with c
-	defer renewals.Wait()
+	var errands sync.WaitGroup // they end with c
+	defer errands.Wait()
 	defer c.Close()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -259,22 +263,19 @@ func (k *Keeper) pass(ctx context.Context, c *Conn, continues bool) {
 		if !continues && p.Recovered == nil {
 			continue
 		}
-		r := &Recovery{Room: p.Room, OK: p.Recovered != nil && *p.Recovered, Reason: p.Reason}
-		if p.Recovered == nil {
-			r.Reason = wire.NoHistory // no position was given: there was none
-		}
-		if !k.tell(ctx, Event{Recovered: r}) {
+		if !k.tell(ctx, Event{Recovered: recoveryOf(p)}) {
 			return
 		}
 	}
 	if continues && !k.tellLost(ctx, c) {
 		return
 	}
+	errands.Go(func() { c.joinApart(ctx) })
 	for {
 		select {
 		case e, ok := <-c.Events():
 			if ok && e.Expiring > 0 && k.options.TokenSource != nil {
-				renewals.Go(func() { k.renew(ctx, c, e.Expiring) })
+				errands.Go(func() { k.renew(ctx, c, e.Expiring) })
 			}
 			if !ok || !k.tell(ctx, e) {
 				return
@@ -305,7 +306,15 @@ func (k *Keeper) tell(ctx context.Context, e Event) bool {
 // resume makes o continue c, whose events have all been passed on.
 func (o *Options) resume(c *Conn) {
 	positions := c.Positions()
-	o.Previous, o.AwaySince = c.Connected().Session, time.Unix(0, c.lastRead.Load())
+	o.Previous = c.Connected().Session
+	if len(c.apart.Rooms) == 0 { // else the longer absence of those counts
+		o.AwaySince = time.Unix(0, c.lastRead.Load())
+	}
+	c.noteWatches(c.apart.Rooms)
+	for _, r := range c.apart.Rooms {
+		positions = append(positions, wire.Position{Room: r.Room, Epoch: r.Epoch, Offset: r.Offset})
+	}
+	o.each = true
 	o.Rooms, o.Begin = nil, []SubscribeOption{From(positions...), c.again()}
 	for _, p := range positions {
 		o.Rooms = append(o.Rooms, p.Room)
@@ -332,6 +341,19 @@ func retry(err error) (wait time.Duration, again bool) {
 		return time.Duration(refused.RetryMS) * time.Millisecond, refused.RetryMS > 0
 	}
 	return 0, true // nobody answered
+}
+
+// codeOf is what the server said when it refused or closed a connection.
+func codeOf(err error) wire.Code {
+	var closed *CloseError
+	var refused *wire.Error
+	switch {
+	case errors.As(err, &closed):
+		return closed.Code
+	case errors.As(err, &refused):
+		return refused.Code
+	}
+	return ""
 }
 
 // elsewhere reports whether the server said to come back now, to another node.

@@ -1,11 +1,13 @@
 package client_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"net"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -262,6 +264,45 @@ func TestKeeperSaysWhatCameOfEachRoom(t *testing.T) {
 	if diff := cmp.Diff(map[string][]string{"few": {"1", "2", "3"}, "mine": {"1"}, "fresh": {"1"}, "many": {"16", "17", "18", "19", "20"}}, bodies); diff != "" {
 		t.Errorf("what was missed (-want +got):\n%s", diff)
 	}
+}
+
+func TestKeeperLeavesOutWhatItsNextTokenDoesNotGrant(t *testing.T) {
+	r := newEdges(t, &policy.History{Messages: 100, Age: time.Hour})
+	address, _ := r.start("127.0.0.1:0")
+	inEachEncoding(t, func(t *testing.T, o client.Options) {
+		between := newRelay(t, address)
+		a, b := "a."+strconv.FormatBool(o.Protobuf)+strconv.FormatBool(o.Batch), "b"
+		granted := []string{"a.*", b}
+		o.Rooms = []string{a, b}
+		o.TokenSource = func(context.Context) (string, error) {
+			token := r.token(time.Hour, &grant.Grant{Subscribe: granted})
+			granted = granted[:1]
+			return token, nil
+		}
+		k := keep(t, between.address(), o)
+		await(t, k, isConnected)
+		between.aim("")
+		r.store(a, "missed")
+		between.aim(address)
+		if rec := await(t, k, isRecovery); rec.Room != a || !rec.OK {
+			t.Errorf("got %+v", rec)
+		}
+		message, ended := "", ""
+		for message == "" || ended == "" {
+			await(t, k, func(e client.Event) *client.Event {
+				if e.Message != nil {
+					message = string(e.Message.Body)
+				}
+				if len(e.Unsubscribed) > 0 {
+					ended = e.Unsubscribed[0] + " " + string(e.Reason)
+				}
+				return &e
+			})
+		}
+		if message != "missed" || ended != "b not_allowed" {
+			t.Errorf("got the message %q, and ended %q", message, ended)
+		}
+	})
 }
 
 func TestKeeperFollowsANewEpoch(t *testing.T) {

@@ -193,11 +193,11 @@ func (m *Members) judge() bool {
 func (m *Members) read(ctx context.Context) bool {
 	list := map[string]wire.Member{}
 	page, err := m.keeper.Presence(ctx, m.room, Users(wire.MaxPresence))
-	for err == nil {
+	for after := ""; err == nil; after = page.Next {
 		for _, member := range page.Members {
 			list[member.User] = member
 		}
-		if page.Next == "" || page.Users > m.most {
+		if page.Next <= after || page.Users > m.most { // none is the last one
 			break
 		}
 		page, err = m.keeper.Presence(ctx, m.room, Users(wire.MaxPresence), AfterUser(page.Next))

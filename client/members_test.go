@@ -46,7 +46,16 @@ func TestMembersAreKeptUpToDate(t *testing.T) {
 		room := fmt.Sprintf("chat.%v%v", o.Protobuf, o.Batch)
 		between.aim(strings.TrimPrefix(address, "http://"))
 		o.Token = issue("alice")
+		if o.Batch {
+			o.Rooms = []string{room} // it is joined already, and its events must be read
+		}
 		k := keep(t, between.address(), o)
+		if o.Batch {
+			go func() {
+				for range k.Events() {
+				}
+			}()
+		}
 		members, err := k.Watch(limit(t), room)
 		if err != nil {
 			t.Fatal(err)

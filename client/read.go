@@ -141,15 +141,24 @@ func (c *Conn) handle(object []byte) error {
 	if m := in.Message; m != nil && m.Epoch == "" && m.Offset != 0 {
 		m.Epoch = c.places[m.Room].Epoch // said once, when the room was joined
 	}
-	var answer chan *inbound
+	var w waiter
 	if in.ID != nil {
-		answer = c.waiting[*in.ID]
+		w = c.waiting[*in.ID]
 		delete(c.waiting, *in.ID)
 	}
 	c.mu.Unlock()
 	if in.ID != nil {
-		if answer != nil {
-			answer <- in
+		if w.answer != nil {
+			w.answer <- in
+		}
+		switch {
+		case w.joins == "":
+		case in.Subscribed != nil:
+			for _, p := range in.Subscribed.Rooms {
+				c.outlet.put(Event{Recovered: recoveryOf(p)}, c.closing, c.hold)
+			}
+		case in.Error != nil && in.Error.RetryMS == 0:
+			c.outlet.put(Event{Unsubscribed: []string{w.joins}, Reason: in.Error.Code}, c.closing, c.hold)
 		}
 		return nil
 	}
