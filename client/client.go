@@ -1,5 +1,15 @@
 // Package client connects to a Nabat edge over WebSocket: it joins rooms,
 // receives their messages and publishes.
+//
+// A Conn, which Dial makes, is one connection: it ends, and says why. A Keeper, which
+// Keep makes, comes back and goes on where it was. Both have the same methods. What
+// the server says unasked is in Events, or in loops: All has everything, Follow the
+// messages of a room, Messages its history, Members who is in it. A Keeper also
+// publishes without waiting (Send), keeps the list of a room's members (Watch), and
+// renews its token (Options.TokenSource).
+//
+// What the server refuses is a *wire.Error, whose Code is one of PROTOCOL.md, the end
+// of a connection a *CloseError.
 package client
 
 import (

@@ -42,7 +42,7 @@ func TestMembersAreKeptUpToDate(t *testing.T) {
 	address, issue, end := exampleSystem()
 	defer end()
 	between := newRelay(t, strings.TrimPrefix(address, "http://"))
-	inEachEncoding(t, func(t *testing.T, o client.Options) {
+	for _, o := range []client.Options{{}, {Protobuf: true, Batch: true}} {
 		room := fmt.Sprintf("chat.%v%v", o.Protobuf, o.Batch)
 		between.aim(strings.TrimPrefix(address, "http://"))
 		o.Token = issue("alice")
@@ -74,7 +74,7 @@ func TestMembersAreKeptUpToDate(t *testing.T) {
 		if err := members.Err(); !errors.Is(err, client.ErrClosed) || members.Complete() {
 			t.Errorf("after the end: %v, complete: %v", err, members.Complete())
 		}
-	})
+	}
 	k := keep(t, address, client.Options{Token: issue("alice")})
 	var refused *wire.Error
 	if _, err := k.Watch(limit(t), "other"); !errors.As(err, &refused) || refused.Code != wire.NotAllowed {
