@@ -17,10 +17,8 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/gobwas/ws"
@@ -56,11 +54,11 @@ type Options struct {
 	Protobuf bool
 	// Batch lets the server put several messages of a room into one frame.
 	Batch bool
-	each  bool // where a room is refused, joinApart is to be called
-
 	// Silence is after how much of it the server is asked for a sign of life;
 	// twice as much ends the connection. Default 30 s.
 	Silence time.Duration
+
+	each bool // of a Keeper: where a room is refused, joinApart is to be called
 }
 
 const defaultQueue = 256
@@ -68,9 +66,8 @@ const defaultQueue = 256
 // Conn is one connection. All methods are safe from any goroutine.
 type Conn struct {
 	// Set by Dial, never changed.
-	conn      net.Conn
+	socket    *socket
 	options   Options
-	codec     codec
 	connected wire.Connected
 	apart     wire.Command // with rooms that joinApart is to join
 	outlet    *outlet
@@ -83,19 +80,12 @@ type Conn struct {
 	closing   chan struct{}       // closed by Close
 	closeOnce sync.Once
 
-	// writeMu guards writes to conn.
-	writeMu sync.Mutex
-
 	// mu guards the fields below.
 	mu      sync.Mutex
 	nextID  uint64
 	waiting map[uint64]waiter
 	places  places
 	watched map[string]bool // rooms joined with Presence
-
-	// Atomic.
-	lastRead atomic.Int64 // unix nanoseconds
-	held     atomic.Bool  // the reader waits for room in events
 }
 
 // Connected is what the server said about this connection when it began.
@@ -182,9 +172,9 @@ func (c *Conn) Auth(ctx context.Context, token string) error {
 func (c *Conn) Close() {
 	c.closeOnce.Do(func() {
 		close(c.closing)
-		_ = c.write(ws.OpClose, ws.NewCloseFrameBody(ws.StatusNormalClosure, "")) // the connection ends either way
+		_ = c.socket.write(ws.OpClose, ws.NewCloseFrameBody(ws.StatusNormalClosure, "")) // the connection ends either way
 		// RFC 6455 §7.1.1: the server closes first; it has a second to do so.
-		_ = c.conn.SetReadDeadline(time.Now().Add(time.Second))
+		_ = c.socket.conn.SetReadDeadline(time.Now().Add(time.Second))
 	})
 	<-c.done
 	c.outlet.leaving.wait()
@@ -214,20 +204,20 @@ func (c *Conn) ask(ctx context.Context, command wire.Command, joins string) (*in
 		delete(c.waiting, id)
 		c.mu.Unlock()
 	}()
-	object, err := c.codec.write(&command)
+	object, err := c.socket.codec.write(&command)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", command.Verb, err)
 	}
-	if err := c.send(object); err != nil {
+	if err := c.socket.send(object); err != nil {
 		// Half a frame may be out: nothing can follow it. The reader gets a
 		// second to find the server's reason.
-		_ = c.conn.SetReadDeadline(time.Now().Add(time.Second))
+		_ = c.socket.conn.SetReadDeadline(time.Now().Add(time.Second))
 	}
 	var reply *inbound
 	select {
 	case reply = <-answer:
 	case <-ctx.Done():
-		if c.held.Load() {
+		if c.socket.held.Load() {
 			return nil, fmt.Errorf("%s: no answer, because events wait that nobody reads: %w", command.Verb, ctx.Err())
 		}
 		return nil, fmt.Errorf("%s: no answer: %w", command.Verb, ctx.Err())
@@ -242,29 +232,6 @@ func (c *Conn) ask(ctx context.Context, command wire.Command, joins string) (*in
 		return nil, reply.Error
 	}
 	return reply, nil
-}
-
-// send writes one object in a frame of its own.
-func (c *Conn) send(object []byte) error {
-	if c.options.Batch {
-		object = c.codec.encoding().AppendBatched(nil, object, true)
-	}
-	return c.write(c.codec.op(), object)
-}
-
-// write sends one frame, masked as RFC 6455 §5.3 wants it of a client.
-func (c *Conn) write(op ws.OpCode, payload []byte) error {
-	frame, err := ws.CompileFrame(ws.MaskFrame(ws.NewFrame(op, true, payload)))
-	if err != nil {
-		return err
-	}
-	c.writeMu.Lock()
-	defer c.writeMu.Unlock()
-	if err := c.conn.SetWriteDeadline(time.Now().Add(c.options.Silence)); err != nil {
-		return err
-	}
-	_, err = c.conn.Write(frame)
-	return err
 }
 
 func orDefault[T int | int64 | time.Duration](value, standard T) T {

@@ -42,12 +42,11 @@ func Dial(ctx context.Context, address string, o Options) (*Conn, error) {
 		return nil, err
 	}
 	c := &Conn{
-		conn: conn, options: o, codec: codec, outlet: newOutlet(o.Queue), done: make(chan struct{}), closing: make(chan struct{}),
+		socket: newSocket(conn, codec, &o), options: o, outlet: newOutlet(o.Queue), done: make(chan struct{}), closing: make(chan struct{}),
 		waiting: make(map[uint64]waiter), places: make(places), watched: make(map[string]bool), unasked: make(chan wire.Connected, 1),
 	}
-	c.lastRead.Store(time.Now().UnixNano())
 	go c.read(buffered)
-	go c.watch()
+	go c.socket.watch(c.done)
 	if err := c.connect(ctx, later); err != nil {
 		c.Close()
 		return nil, err

@@ -158,15 +158,21 @@ func (r *realEdges) token(ttl time.Duration, g *grant.Grant) string {
 // next is the next message, without its raw form.
 func next(t *testing.T, c *client.Conn) *wire.Message {
 	t.Helper()
+	return nextEvent(t, c).Message
+}
+
+// nextEvent is the next event, which is a message.
+func nextEvent(t *testing.T, c *client.Conn) client.Event {
+	t.Helper()
 	select {
 	case e := <-c.Events():
 		if e.Message == nil {
 			t.Fatalf("not a message: %s, %v", e.Raw, c.Err())
 		}
-		return e.Message
+		return e
 	case <-time.After(20 * time.Second):
 		t.Fatal("no message")
-		return nil
+		return client.Event{}
 	}
 }
 
@@ -212,8 +218,12 @@ func testWithARealEdge(t *testing.T, r *realEdges, address string, o client.Opti
 	if err := r.nc.Publish("room.user.alice", []byte("for you")); err != nil {
 		t.Fatal(err)
 	}
-	if m := next(t, c); m.Room != "user.alice" || string(m.Body) != "for you" {
+	e := nextEvent(t, c)
+	if m := e.Message; m.Room != "user.alice" || string(m.Body) != "for you" {
 		t.Errorf("got %+v", m)
+	}
+	if want := `{"room":"user.alice","text":"for you"}`; !o.Protobuf && string(e.Raw) != want || o.Protobuf && e.Raw != nil {
+		t.Errorf("raw %q", e.Raw)
 	}
 	var refused *wire.Error
 	if _, err := c.Publish(limit(t), wire.Publication{Room: "chat.1", Body: []byte("1")}); !errors.As(err, &refused) || refused.Code != wire.NotAllowed {

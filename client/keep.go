@@ -275,7 +275,7 @@ func (k *Keeper) pass(ctx context.Context, c *Conn, continues bool) {
 		select {
 		case e, ok := <-c.Events():
 			if ok && e.Expiring > 0 && k.options.TokenSource != nil {
-				errands.Go(func() { k.renew(ctx, c, e.Expiring) })
+				errands.Go(func() { c.renew(ctx, k.options.TokenSource, e.Expiring) })
 			}
 			if !ok || !k.tell(ctx, e) {
 				return
@@ -286,15 +286,15 @@ func (k *Keeper) pass(ctx context.Context, c *Conn, continues bool) {
 	}
 }
 
-// renew gives a connection another token before its own ends. Where that fails the
+// renew gives the connection another token before its own ends. Where that fails the
 // server ends the connection, and the next one asks again.
-func (k *Keeper) renew(ctx context.Context, c *Conn, left time.Duration) {
+func (c *Conn) renew(ctx context.Context, source func(context.Context) (string, error), left time.Duration) {
 	// Not at once: a token that lives shorter than the server's warning is warned of
 	// as soon as it is given. And not all at the same time.
 	if !pause(ctx, left/4+mathrand.N(left/4+1)) {
 		return
 	}
-	if token, err := k.options.TokenSource(ctx); err == nil {
+	if token, err := source(ctx); err == nil {
 		_ = c.Auth(ctx, token)
 	}
 }
@@ -308,7 +308,7 @@ func (o *Options) resume(c *Conn) {
 	positions := c.Positions()
 	o.Previous = c.Connected().Session
 	if len(c.apart.Rooms) == 0 { // else the longer absence of those counts
-		o.AwaySince = time.Unix(0, c.lastRead.Load())
+		o.AwaySince = time.Unix(0, c.socket.lastRead.Load())
 	}
 	c.noteWatches(c.apart.Rooms)
 	for _, r := range c.apart.Rooms {

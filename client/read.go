@@ -2,14 +2,11 @@ package client
 
 import (
 	"bufio"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"time"
 
 	"github.com/gobwas/ws"
-	"github.com/gobwas/ws/wsutil"
 
 	"nabat/proto/wire"
 )
@@ -47,9 +44,7 @@ func (e *CloseError) Retry() (wait time.Duration, again bool) {
 
 // read is the reader's goroutine: it ends with the connection.
 func (c *Conn) read(source *bufio.Reader) {
-	reader := &wsutil.Reader{Source: source, State: ws.StateClientSide, CheckUTF8: true, MaxMessageSize: c.options.MaxMessageBytes}
-	reader.OnIntermediate = c.control
-	err := c.receive(reader)
+	err := c.socket.receive(source, c.handle)
 	var closed *CloseError
 	if !errors.As(err, &closed) {
 		closed = &CloseError{Close: wire.Close{Status: uint16(ws.StatusAbnormalClosure)}, Err: err}
@@ -60,79 +55,14 @@ func (c *Conn) read(source *bufio.Reader) {
 	default:
 	}
 	c.err = closed
-	_ = c.conn.Close() // nothing can be done about it
+	_ = c.socket.conn.Close() // nothing can be done about it
 	close(c.done)
 	close(c.outlet.events)
 }
 
-func (c *Conn) receive(reader *wsutil.Reader) error {
-	for {
-		header, err := reader.NextFrame()
-		if err != nil {
-			return err
-		}
-		if header.OpCode.IsControl() {
-			if err := c.control(header, reader); err != nil {
-				return err
-			}
-			continue
-		}
-		frame, err := io.ReadAll(reader)
-		if err != nil {
-			return err
-		}
-		c.lastRead.Store(time.Now().UnixNano())
-		if header.OpCode != c.codec.op() {
-			return fmt.Errorf("the server sent a frame that is not of %s", c.codec.subprotocol())
-		}
-		if err := c.take(frame); err != nil {
-			return err
-		}
-	}
-}
-
-// control answers ping and close frames, which may stand between the fragments
-// of a message (RFC 6455 §5.4).
-func (c *Conn) control(header ws.Header, body io.Reader) error {
-	payload, err := io.ReadAll(io.LimitReader(body, ws.MaxControlFramePayloadSize))
-	if err != nil {
-		return err
-	}
-	c.lastRead.Store(time.Now().UnixNano())
-	switch header.OpCode {
-	case ws.OpPing:
-		return c.write(ws.OpPong, payload)
-	case ws.OpClose:
-		status, reason := ws.ParseCloseFrameData(payload)
-		closed := &CloseError{Close: wire.Close{Status: uint16(status)}}
-		var said jsonError
-		if json.Unmarshal([]byte(reason), &said) == nil {
-			closed.Code, closed.RetryMS, closed.Text = said.Code, said.RetryMS, said.Reason
-		}
-		_ = c.write(ws.OpClose, payload[:min(len(payload), 2)]) // RFC 6455 §5.5.1: echo the status
-		return closed
-	}
-	return nil
-}
-
-// take handles a frame, which with Batch may hold several objects.
-func (c *Conn) take(frame []byte) (err error) {
-	if !c.options.Batch {
-		return c.handle(frame)
-	}
-	bad := c.codec.encoding().Split(frame, func(object []byte) bool {
-		err = c.handle(object)
-		return err == nil
-	})
-	if bad != nil {
-		return fmt.Errorf("the server sent what is not the protocol: %s", bad.Reason)
-	}
-	return err
-}
-
 // handle gives an object to the command that waits for it, or to Events.
 func (c *Conn) handle(object []byte) error {
-	in, err := c.codec.read(object)
+	in, err := c.socket.codec.read(object)
 	if err != nil {
 		return fmt.Errorf("the server sent what is not the protocol: %w", err)
 	}
@@ -155,19 +85,19 @@ func (c *Conn) handle(object []byte) error {
 		case w.joins == "":
 		case in.Subscribed != nil:
 			for _, p := range in.Subscribed.Rooms {
-				c.outlet.put(Event{Recovered: recoveryOf(p)}, c.closing, c.hold)
+				c.outlet.put(Event{Recovered: recoveryOf(p)}, c.closing, c.socket.hold)
 			}
 		case in.Error != nil && in.Error.RetryMS == 0:
-			c.outlet.put(Event{Unsubscribed: []string{w.joins}, Reason: in.Error.Code}, c.closing, c.hold)
+			c.outlet.put(Event{Unsubscribed: []string{w.joins}, Reason: in.Error.Code}, c.closing, c.socket.hold)
 		}
 		return nil
 	}
 	if in.Ping {
-		pong, err := c.codec.write(&wire.Command{Verb: wire.Pong})
+		pong, err := c.socket.codec.write(&wire.Command{Verb: wire.Pong})
 		if err != nil {
 			return err
 		}
-		return c.send(pong)
+		return c.socket.send(pong)
 	}
 	if in.Connected != nil {
 		select {
@@ -180,38 +110,9 @@ func (c *Conn) handle(object []byte) error {
 	if !ok {
 		return nil // a later version of the protocol says more
 	}
-	if c.codec.encoding() == wire.JSON {
+	if c.socket.codec.encoding() == wire.JSON {
 		event.Raw = object
 	}
-	c.outlet.put(event, c.closing, c.hold)
+	c.outlet.put(event, c.closing, c.socket.hold)
 	return nil
-}
-
-// hold is told when the reader waits for room in a queue: the silence is then ours,
-// not the server's.
-func (c *Conn) hold(on bool) {
-	c.lastRead.Store(time.Now().UnixNano())
-	c.held.Store(on)
-}
-
-// watch asks a silent server for a sign of life, and gives it up when there is
-// none. It ends with the reader.
-func (c *Conn) watch() {
-	ticker := time.NewTicker(c.options.Silence / 2)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-c.done:
-			return
-		case now := <-ticker.C:
-			silent := now.Sub(time.Unix(0, c.lastRead.Load()))
-			switch {
-			case c.held.Load():
-			case silent >= 2*c.options.Silence:
-				_ = c.conn.Close() // the reader finds out
-			case silent >= c.options.Silence:
-				_ = c.write(ws.OpPing, nil) // a failure shows in the reader
-			}
-		}
-	}
 }
