@@ -275,14 +275,14 @@ func TestAKeeperLoopGetsWhatIsSentOnceAndInOrder(t *testing.T) {
 			send(n)
 		}
 		next, offset := 0, uint64(0)
-		for m, err := range k.Follow(limit(t), room, client.Since(time.Hour)) {
+		for m, err := range k.Follow(patience(t), room, client.Since(time.Hour)) {
 			if err != nil {
 				t.Fatal(err)
 			}
 			if string(m.Body) != fmt.Sprint(next) || m.Offset <= offset {
 				t.Fatalf("got %s at %d, want %d behind %d", m.Body, m.Offset, next, offset)
 			}
-			at, err := receipts[next].Wait(limit(t))
+			at, err := receipts[next].Wait(patience(t))
 			if err != nil || at.Offset != m.Offset {
 				t.Errorf("%d: the receipt says %+v, %v, the message %d", next, at, err, m.Offset)
 			}

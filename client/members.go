@@ -21,18 +21,23 @@ const (
 	lostPause    = 2 * time.Second
 )
 
+// auditEvery is how often the counts are asked for where nothing is told, by chance up
+// to twice as long: a notice that was lost without a word may have been the last.
+var auditEvery = 15 * time.Second
+
 // DefaultMembers is the most users of which Watch keeps a list.
 const DefaultMembers = 1000
 
 // Members is the list of who is in a room, kept up to date. What changes is told at
 // most once, so the length of the list is compared with the count of each change,
-// and the list is read anew when they differ, and after each connection's end. All
-// methods are safe from any goroutine.
+// and the list is read anew when they differ, and after each connection's end; the
+// counts are also asked for now and then. All methods are safe from any goroutine.
 type Members struct {
 	// Set by Watch, never changed.
 	keeper  *Keeper
 	room    string
 	most    uint64
+	every   time.Duration // between two audits, at least
 	feed    *feed
 	changed chan struct{} // at most one
 	cancel  context.CancelFunc
@@ -52,7 +57,7 @@ type Members struct {
 // Events; its messages still are.
 func (k *Keeper) Watch(ctx context.Context, room string) (*Members, error) {
 	m := &Members{
-		keeper: k, room: room, most: DefaultMembers, changed: make(chan struct{}, 1), done: make(chan struct{}), list: map[string]wire.Member{},
+		keeper: k, room: room, most: DefaultMembers, every: auditEvery, changed: make(chan struct{}, 1), done: make(chan struct{}), list: map[string]wire.Member{},
 		feed: &feed{topic: topic{room, true}, events: make(chan Event, k.options.Queue), done: make(chan struct{}), missed: make(chan struct{}, 1)},
 	}
 	if _, err := k.outlet.open(ctx, k, m.feed, Presence()); err != nil {
@@ -129,8 +134,16 @@ func (m *Members) run(ctx context.Context) {
 func (m *Members) keep(ctx context.Context) error {
 	wait := firstReading
 	due := time.After(0)
+	audit := time.NewTimer(m.every + mathrand.N(m.every))
+	defer audit.Stop()
 	for {
 		select {
+		case <-audit.C:
+			audit.Reset(m.every + mathrand.N(m.every))
+			if due == nil && !m.counted(ctx) {
+				due = time.After(0)
+			}
+			continue
 		case e := <-m.feed.events:
 			if e.Unsubscribed != nil {
 				return e.trouble(m.room)
@@ -186,6 +199,15 @@ func (m *Members) judge() bool {
 		return true
 	}
 	return m.complete()
+}
+
+// counted reports whether the counts are still the right ones. Where that is not
+// known they are taken for it: the next audit comes.
+func (m *Members) counted(ctx context.Context) bool {
+	page, err := m.keeper.Presence(ctx, m.room, Users(0))
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return err != nil || page.Users == m.users && page.Anonymous == m.anonymous
 }
 
 // read takes the list anew, and reports whether that was done. What changes

@@ -88,13 +88,13 @@ func TestSendKeepsTheOrder(t *testing.T) {
 	var receipts []*client.Receipt
 	for n := range 4 {
 		body[0] = byte('1' + n) // it is the caller's again when Send has returned
-		receipt, err := k.Send(limit(t), wire.Publication{Room: "a", Body: body})
+		receipt, err := k.Send(patience(t), wire.Publication{Room: "a", Body: body})
 		if err != nil {
 			t.Fatal(err)
 		}
 		receipts = append(receipts, receipt)
 	}
-	if err := k.Flush(limit(t)); err != nil {
+	if err := k.Flush(patience(t)); err != nil {
 		t.Fatal(err)
 	}
 	var outcomes []string
