@@ -16,29 +16,28 @@ type Text string
 // Code is wire.RPCFailed when the backend answered with an error, whose own code
 // is then in Backend. A call whose answer was lost may have been carried out.
 func (c *Conn) Call(ctx context.Context, method string, data any) (wire.Result, error) {
-	request := map[string]any{"method": method}
+	call := wire.Call{Method: method, Kind: wire.Text}
 	switch data := data.(type) {
 	case nil:
 	case Text:
-		request["text"] = string(data)
+		call.Body = []byte(data)
 	case []byte:
-		request["base64"] = append([]byte{}, data...) // a nil slice would be null
+		call.Kind, call.Body = wire.Binary, data
 	default:
 		body, err := json.Marshal(data)
 		if err != nil {
 			return wire.Result{}, fmt.Errorf("call %s: %w", method, err)
 		}
-		request["data"] = json.RawMessage(body)
+		call.Kind, call.Body = wire.Data, body
 	}
-	reply, err := c.do(ctx, "rpc", request)
+	reply, err := c.do(ctx, wire.Command{Verb: wire.RPC, Call: call})
 	if err != nil {
 		return wire.Result{}, err
 	}
 	if reply.Result == nil {
-		return wire.Result{}, fmt.Errorf("call %s: the server answered %s", method, reply.raw)
+		return wire.Result{}, fmt.Errorf("call %s: %w", method, reply.unexpected(wire.RPC))
 	}
-	m := reply.Result.message()
-	return wire.Result{Kind: m.Kind, Body: m.Body}, nil
+	return *reply.Result, nil
 }
 
 // Call is Conn.Call on the connection of the moment, for which it waits. A call

@@ -338,7 +338,7 @@ func TestEventsArriveInOrderAndComplete(t *testing.T) {
 		{Reset: &wire.Position{Room: "a", Epoch: "k4"}},
 		{Message: &wire.Message{Room: "a", Epoch: "k4", Offset: 1, Kind: wire.Text, Body: []byte("anew")}},
 		{Expiring: time.Minute},
-		{Unsubscribed: []string{"a"}},
+		{Unsubscribed: []string{"a"}, Reason: wire.NotAllowed},
 		{Error: &wire.Error{Code: wire.Unavailable, Reason: "later", RetryMS: 100}},
 	}
 	pong := make(chan map[string]json.RawMessage, 1)
@@ -360,6 +360,38 @@ func TestEventsArriveInOrderAndComplete(t *testing.T) {
 		w.Raw = json.RawMessage(objects[i])
 		if diff := cmp.Diff(w, <-c.Events()); diff != "" {
 			t.Errorf("event %d (-want +got):\n%s", i, diff)
+		}
+	}
+}
+
+func TestProtobufIsNotTakenForGranted(t *testing.T) {
+	address := serve(t, func(*peer) {})
+	_, err := client.Dial(limit(t), address, client.Options{Protobuf: true})
+	want := "the server does not speak nabat.v1.proto"
+	if err == nil || !strings.HasSuffix(err.Error(), want) {
+		t.Errorf("got %v, want %s", err, want)
+	}
+}
+
+func TestBatchesAreAskedForAndTaken(t *testing.T) {
+	for _, query := range []string{"", "?batch=1"} {
+		address := serve(t, func(p *peer) {
+			if got := p.request.URL.RawQuery; got != "batch=1" {
+				t.Errorf("asked with %q", got)
+			}
+			p.connect()
+			p.send("%s", `{"room":"a","data":1}`+"\n\n"+`{"room":"a","data":2}`+"\n")
+			p.send("")
+			p.wait()
+		})
+		c := dial(t, address+query, client.Options{Batch: query == ""})
+		for _, want := range []string{"1", "2"} {
+			if e := <-c.Events(); e.Message == nil || string(e.Message.Body) != want {
+				t.Fatalf("got %+v, want %s", e, want)
+			}
+		}
+		if e, ok := <-c.Events(); ok || !strings.Contains(c.Err().Error(), "the frame holds no object") {
+			t.Errorf("after a frame without an object: %+v, %v", e, c.Err())
 		}
 	}
 }

@@ -158,23 +158,43 @@ func (r *realEdges) token(ttl time.Duration, g *grant.Grant) string {
 // next is the next message, without its raw form.
 func next(t *testing.T, c *client.Conn) *wire.Message {
 	t.Helper()
+	return nextEvent(t, c).Message
+}
+
+// nextEvent is the next event, which is a message.
+func nextEvent(t *testing.T, c *client.Conn) client.Event {
+	t.Helper()
 	select {
 	case e := <-c.Events():
 		if e.Message == nil {
 			t.Fatalf("not a message: %s, %v", e.Raw, c.Err())
 		}
-		return e.Message
+		return e
 	case <-time.After(20 * time.Second):
 		t.Fatal("no message")
-		return nil
+		return client.Event{}
+	}
+}
+
+// inEachEncoding runs a test with options of each encoding.
+func inEachEncoding(t *testing.T, test func(t *testing.T, o client.Options)) {
+	for name, o := range map[string]client.Options{
+		"JSON": {}, "Protobuf": {Protobuf: true}, "JSON, batched": {Batch: true}, "Protobuf, batched": {Protobuf: true, Batch: true},
+	} {
+		t.Run(name, func(t *testing.T) { test(t, o) })
 	}
 }
 
 func TestWithARealEdge(t *testing.T) {
 	r := newEdges(t, nil)
 	address, _ := r.start("127.0.0.1:0")
+	inEachEncoding(t, func(t *testing.T, o client.Options) { testWithARealEdge(t, r, address, o) })
+}
+
+func testWithARealEdge(t *testing.T, r *realEdges, address string, o client.Options) {
 	token := r.token(time.Hour, &grant.Grant{Subscribe: []string{"chat.*"}, Publish: []string{"chat.42"}, Rooms: []string{"user.alice"}})
-	c := dial(t, address, client.Options{Token: token, Rooms: []string{"chat.42"}})
+	o.Token, o.Rooms = token, []string{"chat.42"}
+	c := dial(t, address, o)
 	got := c.Connected()
 	if got.User != "alice" || got.Node != "edge-0" || got.Expires == 0 || got.Session == "" || len(got.Rooms) != 2 {
 		t.Fatalf("connected: %+v", got)
@@ -198,8 +218,12 @@ func TestWithARealEdge(t *testing.T) {
 	if err := r.nc.Publish("room.user.alice", []byte("for you")); err != nil {
 		t.Fatal(err)
 	}
-	if m := next(t, c); m.Room != "user.alice" || string(m.Body) != "for you" {
+	e := nextEvent(t, c)
+	if m := e.Message; m.Room != "user.alice" || string(m.Body) != "for you" {
 		t.Errorf("got %+v", m)
+	}
+	if want := `{"room":"user.alice","text":"for you"}`; !o.Protobuf && string(e.Raw) != want || o.Protobuf && e.Raw != nil {
+		t.Errorf("raw %q", e.Raw)
 	}
 	var refused *wire.Error
 	if _, err := c.Publish(limit(t), wire.Publication{Room: "chat.1", Body: []byte("1")}); !errors.As(err, &refused) || refused.Code != wire.NotAllowed {
@@ -237,9 +261,15 @@ func TestCallsOfARealEdge(t *testing.T) {
 		t.Fatal(err)
 	}
 	address, _ := r.start("127.0.0.1:0")
-	token := r.token(time.Hour, &grant.Grant{RPC: []string{"*"}})
-	c := dial(t, address, client.Options{Token: token})
-	k, err := client.Keep(limit(t), address, client.Options{Token: token})
+	inEachEncoding(t, func(t *testing.T, o client.Options) {
+		o.Token = r.token(time.Hour, &grant.Grant{RPC: []string{"*"}})
+		testCalls(t, address, o)
+	})
+}
+
+func testCalls(t *testing.T, address string, o client.Options) {
+	c := dial(t, address, o)
+	k, err := client.Keep(limit(t), address, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -255,6 +285,7 @@ func TestCallsOfARealEdge(t *testing.T) {
 			want   wire.Result
 		}{
 			{"echo", map[string]int{"n": 1}, wire.Result{Kind: wire.Data, Body: []byte(`{"n":1}`)}},
+			{"echo", client.Text("1"), wire.Result{Kind: wire.Data, Body: []byte("1")}},
 			{"echo", []byte{0xff}, wire.Result{Kind: wire.Binary, Body: []byte{0xff}}},
 			{"echo", nil, wire.Result{Kind: wire.Text, Body: []byte{}}},
 			{"caller", nil, wire.Result{Kind: wire.Text, Body: []byte("alice")}},
@@ -276,6 +307,10 @@ func TestCallsOfARealEdge(t *testing.T) {
 func TestRefusalsOfARealEdge(t *testing.T) {
 	r := newEdges(t, nil)
 	address, _ := r.start("127.0.0.1:0")
+	inEachEncoding(t, func(t *testing.T, o client.Options) { testRefusals(t, r, address, o) })
+}
+
+func testRefusals(t *testing.T, r *realEdges, address string, o client.Options) {
 	for rule, c := range map[string]struct {
 		address string
 		options client.Options
@@ -287,6 +322,7 @@ func TestRefusalsOfARealEdge(t *testing.T) {
 		"a room that breaks a rule":     {address, client.Options{Rooms: []string{"a..b"}}, wire.BadRoom},
 		"a path where there is nothing": {address + "/nothing", client.Options{}, wire.NotFound},
 	} {
+		c.options.Protobuf, c.options.Batch = o.Protobuf, o.Batch
 		_, err := client.Dial(limit(t), c.address, c.options)
 		var refused *wire.Error
 		if !errors.As(err, &refused) || refused.Code != c.code {

@@ -16,8 +16,9 @@ type Event struct {
 	// Presence is who came into a room and left it, in rooms joined with Presence. With
 	// Lost, or where its Users differ from the list that was kept, read it anew.
 	Presence     *wire.PresenceChange
-	Expiring     time.Duration // the token ends in so much time: call Auth
+	Expiring     time.Duration // the token ends in so much time: call Auth, unless there is a TokenSource
 	Unsubscribed []string      // the server ended these subscriptions
+	Reason       wire.Code     // why, with Unsubscribed
 	// The server made this connection join rooms, from these positions on. The
 	// next connection is not in them unless the server wants it, too.
 	Subscribed []wire.Position
@@ -28,7 +29,8 @@ type Event struct {
 	Recovered *Recovery       // for every room, when a connection continues another
 	Down      *Down           // the connection ended, or could not be made
 
-	// Raw is the whole JSON object, nil where it is the Keeper that speaks.
+	// Raw is the whole JSON object. It is nil where it is the Keeper that speaks, and
+	// with Options.Protobuf, where there is no JSON.
 	Raw json.RawMessage
 }
 
@@ -39,76 +41,27 @@ type Recovery struct {
 	Reason string // why not: wire.NoHistory, wire.EpochChanged, wire.HistoryCut …
 }
 
+func recoveryOf(p wire.Position) *Recovery {
+	r := &Recovery{Room: p.Room, OK: p.Recovered != nil && *p.Recovered, Reason: p.Reason}
+	if p.Recovered == nil {
+		r.Reason = wire.NoHistory // no position was given: there was none
+	}
+	return r
+}
+
 // Down is why a Keeper has no connection, and how long it waits for the next.
 type Down struct {
 	Err  error
 	Wait time.Duration
 }
 
-// inbound is any object that the server sends.
-type inbound struct {
-	ID           *uint64
-	Error        *inboundError
-	Connected    *wire.Connected
-	Subscribed   *struct{ Rooms []wire.Position }
-	Unsubscribed *struct{ Rooms []string }
-	Published    *wire.Position
-	History      *inboundPage
-	Result       *inbound
-	Presence     *inboundPresence
-	Gap          *wire.Gap
-	Lagging      *wire.Position
-	Reset        *wire.Position
-	Expiring     *struct{ In int64 }
-	Ping         *struct{}
-
-	Room   string
-	Epoch  string
-	Offset uint64
-	Data   json.RawMessage
-	Text   *string
-	Base64 []byte
-	Event  string
-	User   string
-
-	raw []byte
-}
-
-type inboundPage struct {
-	Room, Epoch string
-	Messages    []inbound
-	More        bool
-}
-
-type inboundError struct {
-	Code    wire.Code
-	Reason  string
-	RetryMS int `json:"retry_ms"`
-	Backend string
-}
-
-func (e *inboundError) wire() *wire.Error {
-	return &wire.Error{Code: e.Code, Reason: e.Reason, RetryMS: e.RetryMS, Backend: e.Backend}
-}
-
-func (in *inbound) message() *wire.Message {
-	m := &wire.Message{Room: in.Room, Epoch: in.Epoch, Offset: in.Offset, Kind: wire.Data, Body: in.Data, Event: in.Event, User: in.User}
-	switch {
-	case in.Text != nil:
-		m.Kind, m.Body = wire.Text, []byte(*in.Text)
-	case in.Base64 != nil:
-		m.Kind, m.Body = wire.Binary, in.Base64
-	}
-	return m
-}
-
 func (in *inbound) event() (Event, bool) {
-	e := Event{Raw: in.raw}
+	var e Event
 	switch {
-	case in.Room != "":
-		e.Message = in.message()
+	case in.Message != nil:
+		e.Message = in.Message
 	case in.Presence != nil:
-		e.Presence = in.Presence.change()
+		e.Presence = &in.Presence.change
 	case in.Gap != nil:
 		e.Gap = in.Gap
 	case in.Lagging != nil:
@@ -116,13 +69,13 @@ func (in *inbound) event() (Event, bool) {
 	case in.Reset != nil:
 		e.Reset = in.Reset
 	case in.Expiring != nil:
-		e.Expiring = time.Duration(in.Expiring.In) * time.Second
+		e.Expiring = time.Duration(in.Expiring.Seconds) * time.Second
 	case in.Unsubscribed != nil:
-		e.Unsubscribed = in.Unsubscribed.Rooms
+		e.Unsubscribed, e.Reason = in.Unsubscribed.Rooms, in.Unsubscribed.Reason
 	case in.Subscribed != nil:
 		e.Subscribed = in.Subscribed.Rooms
 	case in.Error != nil:
-		e.Error = in.Error.wire()
+		e.Error = in.Error
 	default:
 		return e, false
 	}

@@ -46,31 +46,18 @@ func (c *Conn) History(ctx context.Context, room string, options ...HistoryOptio
 }
 
 func (c *Conn) page(ctx context.Context, h wire.HistoryRequest) (wire.Page, error) {
-	body := map[string]any{"room": h.Room}
-	if h.Limit != 0 {
-		body["limit"] = h.Limit
-	}
-	if h.Before != 0 {
-		body["before"] = h.Before
-	}
-	if h.IsAfter {
-		body["after"] = h.After
-	}
-	reply, err := c.do(ctx, "history", body)
+	reply, err := c.do(ctx, wire.Command{Verb: wire.History, History: h})
 	if err != nil {
 		return wire.Page{}, err
 	}
-	in := reply.History
-	if in == nil {
-		return wire.Page{}, fmt.Errorf("history: the server answered %s", reply.raw)
+	page := reply.History
+	if page == nil {
+		return wire.Page{}, reply.unexpected(wire.History)
 	}
-	page := wire.Page{Room: in.Room, Epoch: in.Epoch, More: in.More}
-	for i := range in.Messages {
-		m := in.Messages[i].message()
-		m.Epoch = in.Epoch
-		page.Messages = append(page.Messages, m)
+	for _, m := range page.Messages {
+		m.Epoch = page.Epoch
 	}
-	return page, nil
+	return *page, nil
 }
 
 // Messages goes through a room's history, page by page as it is read: forwards

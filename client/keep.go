@@ -26,9 +26,10 @@ type Keeper struct {
 	// Set by Keep, never changed.
 	address string
 	options Options
-	events  chan Event
+	outlet  *outlet
 	cancel  context.CancelCauseFunc
 	done    chan struct{} // closed at the end, after err is set
+	outbox  outbox
 
 	// Owned by run until done is closed, constant after.
 	err error
@@ -43,23 +44,25 @@ type Keeper struct {
 // Keep begins to connect to the edge at address, as Dial does, and stays until
 // Close, until ctx ends or until the server says not to come back.
 func Keep(ctx context.Context, address string, o Options) (*Keeper, error) {
-	target, rooms, err := parseAddress(address)
+	target, err := parseAddress(address, &o)
 	if err != nil {
 		return nil, err
 	}
-	o.Rooms = append(rooms, o.Rooms...)
+	o.Queue, o.Outbox = orDefault(o.Queue, defaultQueue), orDefault(o.Outbox, defaultOutbox)
 	ctx, cancel := context.WithCancelCause(ctx)
 	k := &Keeper{
-		address: target.String(), options: o, events: make(chan Event), cancel: cancel, done: make(chan struct{}),
-		changed: make(chan struct{}), token: o.Token,
+		address: target.String(), options: o, outlet: newOutlet(0), cancel: cancel, done: make(chan struct{}),
+		changed: make(chan struct{}), token: o.Token, outbox: outbox{rooms: map[string][]*sending{}},
 	}
 	go k.run(ctx)
 	return k, nil
 }
 
-// Events returns what happens, in order, over all connections. It must be read,
-// also while a method waits. It is closed at the end; Err then says why.
-func (k *Keeper) Events() <-chan Event { return k.events }
+// Events returns what happens, in order, over all connections, but what Follow and
+// Watch take. It must be read, also while a method waits; only a program that
+// follows or watches rooms, or publishes by Send, need not ask for it. It is closed
+// at the end; Err then says why.
+func (k *Keeper) Events() <-chan Event { return k.outlet.listen() }
 
 // Err is nil until the end, and then why it came.
 func (k *Keeper) Err() error {
@@ -76,6 +79,8 @@ func (k *Keeper) Err() error {
 func (k *Keeper) Close() {
 	k.cancel(ErrClosed)
 	<-k.done
+	k.outlet.leaving.wait()
+	k.outbox.workers.wait()
 }
 
 // Subscribe joins rooms, all or none, for this and later connections.
@@ -148,6 +153,16 @@ func onConn[T any](ctx context.Context, k *Keeper, command func(*Conn) (T, error
 	}
 }
 
+func (k *Keeper) ended() <-chan struct{} { return k.done }
+
+func (k *Keeper) in(ctx context.Context, room string) (bool, error) {
+	c, err := k.live(ctx)
+	if err != nil {
+		return false, err
+	}
+	return c.in(ctx, room)
+}
+
 // live waits for a connection.
 func (k *Keeper) live(ctx context.Context) (*Conn, error) {
 	for {
@@ -183,11 +198,11 @@ func (k *Keeper) run(ctx context.Context) {
 	}
 	k.cancel(nil)
 	close(k.done)
-	close(k.events)
+	close(k.outlet.events)
 }
 
 func (k *Keeper) keep(ctx context.Context) error {
-	options, backoff := k.options, firstWait
+	options, backoff, revoked := k.options, firstWait, false
 	for {
 		began := time.Now()
 		if err := k.refresh(ctx, &options); err != nil {
@@ -195,12 +210,15 @@ func (k *Keeper) keep(ctx context.Context) error {
 		}
 		c, err := Dial(ctx, k.address, options)
 		if err == nil {
-			k.follow(ctx, c, options.Previous != "")
-			c.Close()
+			k.pass(ctx, c, options.Previous != "")
 			err = c.Err()
 			options.resume(c)
 		}
 		wait, again := retry(err)
+		if k.options.TokenSource != nil && codeOf(err) == wire.TokenRevoked && !revoked {
+			again = true // another token may do; one that is revoked, too, says that it will not
+		}
+		revoked = codeOf(err) == wire.TokenRevoked
 		if !again || ctx.Err() != nil {
 			return err
 		}
@@ -228,10 +246,15 @@ func (k *Keeper) refresh(ctx context.Context, o *Options) (err error) {
 	return nil
 }
 
-// follow passes on what a connection says until it ends.
-func (k *Keeper) follow(ctx context.Context, c *Conn, continues bool) {
+// pass hands on what a connection says until it ends.
+func (k *Keeper) pass(ctx context.Context, c *Conn, continues bool) {
 	k.setConn(c)
 	defer k.setConn(nil)
+	var errands sync.WaitGroup // they end with c
+	defer errands.Wait()
+	defer c.Close()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	connected := c.Connected()
 	if !k.tell(ctx, Event{Connected: &connected}) {
 		return
@@ -240,20 +263,20 @@ func (k *Keeper) follow(ctx context.Context, c *Conn, continues bool) {
 		if !continues && p.Recovered == nil {
 			continue
 		}
-		r := &Recovery{Room: p.Room, OK: p.Recovered != nil && *p.Recovered, Reason: p.Reason}
-		if p.Recovered == nil {
-			r.Reason = wire.NoHistory // no position was given: there was none
-		}
-		if !k.tell(ctx, Event{Recovered: r}) {
+		if !k.tell(ctx, Event{Recovered: recoveryOf(p)}) {
 			return
 		}
 	}
 	if continues && !k.tellLost(ctx, c) {
 		return
 	}
+	errands.Go(func() { c.joinApart(ctx) })
 	for {
 		select {
 		case e, ok := <-c.Events():
+			if ok && e.Expiring > 0 && k.options.TokenSource != nil {
+				errands.Go(func() { c.renew(ctx, k.options.TokenSource, e.Expiring) })
+			}
 			if !ok || !k.tell(ctx, e) {
 				return
 			}
@@ -263,19 +286,35 @@ func (k *Keeper) follow(ctx context.Context, c *Conn, continues bool) {
 	}
 }
 
-func (k *Keeper) tell(ctx context.Context, e Event) bool {
-	select {
-	case k.events <- e:
-		return true
-	case <-ctx.Done():
-		return false
+// renew gives the connection another token before its own ends. Where that fails the
+// server ends the connection, and the next one asks again.
+func (c *Conn) renew(ctx context.Context, source func(context.Context) (string, error), left time.Duration) {
+	// Not at once: a token that lives shorter than the server's warning is warned of
+	// as soon as it is given. And not all at the same time.
+	if !pause(ctx, left/4+mathrand.N(left/4+1)) {
+		return
 	}
+	if token, err := source(ctx); err == nil {
+		_ = c.Auth(ctx, token)
+	}
+}
+
+func (k *Keeper) tell(ctx context.Context, e Event) bool {
+	return k.outlet.put(e, ctx.Done(), nil)
 }
 
 // resume makes o continue c, whose events have all been passed on.
 func (o *Options) resume(c *Conn) {
 	positions := c.Positions()
-	o.Previous, o.AwaySince = c.Connected().Session, time.Unix(0, c.lastRead.Load())
+	o.Previous = c.Connected().Session
+	if len(c.apart.Rooms) == 0 { // else the longer absence of those counts
+		o.AwaySince = time.Unix(0, c.socket.lastRead.Load())
+	}
+	c.noteWatches(c.apart.Rooms)
+	for _, r := range c.apart.Rooms {
+		positions = append(positions, wire.Position{Room: r.Room, Epoch: r.Epoch, Offset: r.Offset})
+	}
+	o.each = true
 	o.Rooms, o.Begin = nil, []SubscribeOption{From(positions...), c.again()}
 	for _, p := range positions {
 		o.Rooms = append(o.Rooms, p.Room)
@@ -302,6 +341,19 @@ func retry(err error) (wait time.Duration, again bool) {
 		return time.Duration(refused.RetryMS) * time.Millisecond, refused.RetryMS > 0
 	}
 	return 0, true // nobody answered
+}
+
+// codeOf is what the server said when it refused or closed a connection.
+func codeOf(err error) wire.Code {
+	var closed *CloseError
+	var refused *wire.Error
+	switch {
+	case errors.As(err, &closed):
+		return closed.Code
+	case errors.As(err, &refused):
+		return refused.Code
+	}
+	return ""
 }
 
 // elsewhere reports whether the server said to come back now, to another node.

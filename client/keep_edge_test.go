@@ -1,11 +1,13 @@
 package client_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"net"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -114,12 +116,18 @@ func isReset(e client.Event) *wire.Position      { return e.Reset }
 // A rolling deploy with broken connections between, while numbered messages are
 // published by a backend and by the client itself.
 func TestKeeperGetsEachMessageOnceWhileEdgesComeAndGo(t *testing.T) {
+	t.Run("JSON", func(t *testing.T) { testComingAndGoing(t, client.Options{}) })
+	t.Run("Protobuf, batched", func(t *testing.T) { testComingAndGoing(t, client.Options{Protobuf: true, Batch: true}) })
+}
+
+func testComingAndGoing(t *testing.T, o client.Options) {
 	r := newEdges(t, &policy.History{Messages: 100000, Age: time.Hour})
 	first, stopFirst := r.start("127.0.0.1:0")
 	second, stopSecond := r.start("127.0.0.1:0")
 	between := newRelay(t, first)
 	rooms := []string{"a", "b", "own"}
-	k := keep(t, between.address(), client.Options{Rooms: rooms, Queue: 16})
+	o.Rooms, o.Queue = rooms, 16
+	k := keep(t, between.address(), o)
 	await(t, k, isConnected)
 
 	enough := make(chan struct{})
@@ -258,6 +266,45 @@ func TestKeeperSaysWhatCameOfEachRoom(t *testing.T) {
 	}
 }
 
+func TestKeeperLeavesOutWhatItsNextTokenDoesNotGrant(t *testing.T) {
+	r := newEdges(t, &policy.History{Messages: 100, Age: time.Hour})
+	address, _ := r.start("127.0.0.1:0")
+	inEachEncoding(t, func(t *testing.T, o client.Options) {
+		between := newRelay(t, address)
+		a, b := "a."+strconv.FormatBool(o.Protobuf)+strconv.FormatBool(o.Batch), "b"
+		granted := []string{"a.*", b}
+		o.Rooms = []string{a, b}
+		o.TokenSource = func(context.Context) (string, error) {
+			token := r.token(time.Hour, &grant.Grant{Subscribe: granted})
+			granted = granted[:1]
+			return token, nil
+		}
+		k := keep(t, between.address(), o)
+		await(t, k, isConnected)
+		between.aim("")
+		r.store(a, "missed")
+		between.aim(address)
+		if rec := await(t, k, isRecovery); rec.Room != a || !rec.OK {
+			t.Errorf("got %+v", rec)
+		}
+		message, ended := "", ""
+		for message == "" || ended == "" {
+			await(t, k, func(e client.Event) *client.Event {
+				if e.Message != nil {
+					message = string(e.Message.Body)
+				}
+				if len(e.Unsubscribed) > 0 {
+					ended = e.Unsubscribed[0] + " " + string(e.Reason)
+				}
+				return &e
+			})
+		}
+		if message != "missed" || ended != "b not_allowed" {
+			t.Errorf("got the message %q, and ended %q", message, ended)
+		}
+	})
+}
+
 func TestKeeperFollowsANewEpoch(t *testing.T) {
 	r := newEdges(t, &policy.History{Messages: 100, Age: time.Hour})
 	address, _ := r.start("127.0.0.1:0")
@@ -318,7 +365,11 @@ func TestHistoryOfARealEdge(t *testing.T) {
 		r.store("b", "x")
 	}
 	r.mirrored(last + 1)
-	c := dial(t, address, client.Options{})
+	inEachEncoding(t, func(t *testing.T, o client.Options) { testHistory(t, address, o) })
+}
+
+func testHistory(t *testing.T, address string, o client.Options) {
+	c := dial(t, address, o)
 	walk := func(options ...client.HistoryOption) (offsets []uint64) {
 		t.Helper()
 		for m, err := range c.Messages(limit(t), "a", append(options, client.Limit(3))...) {
@@ -355,6 +406,16 @@ func TestSubscriptionsBeginWhereTheySay(t *testing.T) {
 		next(t, other)
 	}
 	r.mirrored(5)
+	inEachEncoding(t, func(t *testing.T, o client.Options) { testBeginnings(t, address, o) })
+	none := newEdges(t, nil)
+	address, _ = none.start("127.0.0.1:0")
+	var refused *wire.Error
+	if _, err := dial(t, address, client.Options{}).History(limit(t), "a"); !errors.As(err, &refused) || refused.Code != wire.NoHistoryKept {
+		t.Errorf("history where there is none: %v", err)
+	}
+}
+
+func testBeginnings(t *testing.T, address string, base client.Options) {
 	for _, c := range []struct {
 		rule   string
 		option client.SubscribeOption
@@ -367,7 +428,7 @@ func TestSubscriptionsBeginWhereTheySay(t *testing.T) {
 	} {
 		for _, how := range []string{"at once", "later"} {
 			t.Run(c.rule+", "+how, func(t *testing.T) {
-				o := client.Options{}
+				o := base
 				if how == "at once" {
 					o.Rooms, o.Begin = []string{"a"}, []client.SubscribeOption{c.option}
 				}
@@ -384,11 +445,5 @@ func TestSubscriptionsBeginWhereTheySay(t *testing.T) {
 				}
 			})
 		}
-	}
-	none := newEdges(t, nil)
-	address, _ = none.start("127.0.0.1:0")
-	var refused *wire.Error
-	if _, err := dial(t, address, client.Options{}).History(limit(t), "a"); !errors.As(err, &refused) || refused.Code != wire.NoHistoryKept {
-		t.Errorf("history where there is none: %v", err)
 	}
 }

@@ -272,3 +272,89 @@ func TestKeeperRemembersANewToken(t *testing.T) {
 		t.Errorf("came back with %q", c.Token)
 	}
 }
+
+// One room that is refused does not keep the others away, also when the connection
+// ends before all are joined.
+func TestKeeperComesBackToTheOtherRooms(t *testing.T) {
+	seen := make(connects, 10)
+	var dials atomic.Int32
+	address := serve(t, func(p *peer) {
+		join := func(answer string) {
+			command := p.read()
+			seen <- string(command["subscribe"])
+			p.send(`{"id":%s,%s}`, command["id"], answer)
+		}
+		switch dials.Add(1) {
+		case 1:
+			seen.answer(p, "c1", `{"room":"a","epoch":"k3","offset":5},{"room":"b","epoch":"k3","offset":6},{"room":"c"}`)
+		case 2:
+			command := p.read()
+			seen <- string(command["connect"])
+			p.send(`{"id":%s,"error":{"code":"not_allowed","reason":"not b","retry_ms":0}}`, command["id"])
+			seen.answer(p, "c2", "")
+			join(`"subscribed":{"rooms":[{"room":"a","epoch":"k3","offset":5,"recovered":true}]}`)
+			p.send(`{"room":"a","offset":7,"data":7}`)
+			join(`"error":{"code":"rate_limited","reason":"slowly","retry_ms":1}`)
+			join(`"error":{"code":"not_allowed","reason":"not b","retry_ms":0}`)
+			p.read() // c, and no answer
+		default:
+			seen.answer(p, "c3", `{"room":"a","epoch":"k3","offset":7,"recovered":true},{"room":"c"}`)
+			p.close(4005, `{"code":"kicked","retry_ms":0}`)
+		}
+	})
+	k := keep(t, address, client.Options{Rooms: []string{"a", "b", "c"}})
+	var got []string
+	for e := range k.Events() {
+		switch {
+		case e.Message != nil:
+			got = append(got, fmt.Sprint("message ", e.Message.Offset))
+		case e.Recovered != nil:
+			got = append(got, fmt.Sprint(e.Recovered.Room, " ", e.Recovered.OK))
+		case e.Unsubscribed != nil:
+			got = append(got, fmt.Sprint(e.Unsubscribed, e.Reason))
+		case e.Connected != nil:
+			got = append(got, e.Connected.Session)
+		}
+	}
+	if diff := cmp.Diff([]string{"c1", "c2", "a true", "message 7", "[b]not_allowed", "c3", "a true", "c false"}, got); diff != "" {
+		t.Errorf("events (-want +got):\n%s", diff)
+	}
+	close(seen)
+	var commands []string
+	for command := range seen {
+		var c struct{ Rooms json.RawMessage }
+		if err := json.Unmarshal([]byte(command), &c); err != nil {
+			t.Fatal(err)
+		}
+		commands = append(commands, string(c.Rooms))
+	}
+	if diff := cmp.Diff([]string{
+		`[{"room":"a"},{"room":"b"},{"room":"c"}]`,
+		`[{"room":"a","epoch":"k3","offset":5},{"room":"b","epoch":"k3","offset":6},{"room":"c"}]`, ``,
+		`[{"room":"a","epoch":"k3","offset":5}]`, `[{"room":"b","epoch":"k3","offset":6}]`, `[{"room":"b","epoch":"k3","offset":6}]`,
+		`[{"room":"a","epoch":"k3","offset":7},{"room":"c"}]`,
+	}, commands); diff != "" {
+		t.Errorf("rooms (-want +got):\n%s", diff)
+	}
+}
+
+func TestKeeperAsksForAnotherTokenOnceWhenItWasRevoked(t *testing.T) {
+	var dials, asked atomic.Int32
+	address := serve(t, func(p *peer) {
+		dials.Add(1)
+		p.connect()
+		p.close(4003, `{"code":"token_revoked","retry_ms":0}`)
+	})
+	k := keep(t, address, client.Options{TokenSource: func(context.Context) (string, error) { return fmt.Sprint("t", asked.Add(1)), nil }})
+	for range k.Events() {
+	}
+	if d, a := dials.Load(), asked.Load(); d != 2 || a != 2 {
+		t.Errorf("%d connections with %d tokens", d, a)
+	}
+	k = keep(t, address, client.Options{Token: "mine"})
+	for range k.Events() {
+	}
+	if d := dials.Load(); d != 3 {
+		t.Errorf("%d connections: without a TokenSource there is no other token", d)
+	}
+}

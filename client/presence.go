@@ -2,7 +2,6 @@ package client
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"iter"
 	"maps"
@@ -65,23 +64,14 @@ func (k *Keeper) members(ctx context.Context, r wire.PresenceRequest) (wire.Pres
 }
 
 func (c *Conn) members(ctx context.Context, r wire.PresenceRequest) (wire.PresencePage, error) {
-	body := map[string]any{"room": r.Room}
-	if r.HasLimit {
-		body["limit"] = r.Limit
-	}
-	if r.After != "" {
-		body["after"] = r.After
-	}
-	reply, err := c.do(ctx, "presence", body)
+	reply, err := c.do(ctx, wire.Command{Verb: wire.Presence, Presence: r})
 	if err != nil {
 		return wire.PresencePage{}, err
 	}
-	in := reply.Presence
-	if in == nil {
-		return wire.PresencePage{}, fmt.Errorf("presence: the server answered %s", reply.raw)
+	if reply.Presence == nil {
+		return wire.PresencePage{}, reply.unexpected(wire.Presence)
 	}
-	return wire.PresencePage{Room: in.Room, Users: in.Users, Anonymous: in.Anonymous, Connections: in.Connections,
-		Members: membersOf(in.Members), Next: in.Next}, nil
+	return reply.Presence.page, nil
 }
 
 func allMembers(ctx context.Context, read func(context.Context, wire.PresenceRequest) (wire.PresencePage, error), r wire.PresenceRequest) iter.Seq2[wire.Member, error] {
@@ -107,34 +97,8 @@ func allMembers(ctx context.Context, read func(context.Context, wire.PresenceReq
 	}
 }
 
-// inboundPresence is both, a page and a change.
-type inboundPresence struct {
-	Room, Next                    string
-	Users, Anonymous, Connections uint64
-	Members, Join, Leave          []inboundMember
-	Lost                          bool
-}
-
-type inboundMember struct {
-	User        string
-	Connections uint64
-	Info        json.RawMessage
-}
-
-func (in *inboundPresence) change() *wire.PresenceChange {
-	return &wire.PresenceChange{Room: in.Room, Join: membersOf(in.Join), Leave: membersOf(in.Leave), Users: in.Users, Anonymous: in.Anonymous, Lost: in.Lost}
-}
-
-func membersOf(list []inboundMember) []wire.Member {
-	var out []wire.Member
-	for _, m := range list {
-		out = append(out, wire.Member{User: m.User, Connections: m.Connections, Info: m.Info})
-	}
-	return out
-}
-
 // noteWatches remembers which rooms were joined with Presence.
-func (c *Conn) noteWatches(rooms []roomRequest) {
+func (c *Conn) noteWatches(rooms []wire.RoomRequest) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, r := range rooms {

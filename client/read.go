@@ -2,14 +2,11 @@ package client
 
 import (
 	"bufio"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"time"
 
 	"github.com/gobwas/ws"
-	"github.com/gobwas/ws/wsutil"
 
 	"nabat/proto/wire"
 )
@@ -47,9 +44,7 @@ func (e *CloseError) Retry() (wait time.Duration, again bool) {
 
 // read is the reader's goroutine: it ends with the connection.
 func (c *Conn) read(source *bufio.Reader) {
-	reader := &wsutil.Reader{Source: source, State: ws.StateClientSide, CheckUTF8: true, MaxMessageSize: c.options.MaxMessageBytes}
-	reader.OnIntermediate = c.control
-	err := c.receive(reader)
+	err := c.socket.receive(source, c.handle)
 	var closed *CloseError
 	if !errors.As(err, &closed) {
 		closed = &CloseError{Close: wire.Close{Status: uint16(ws.StatusAbnormalClosure)}, Err: err}
@@ -60,81 +55,49 @@ func (c *Conn) read(source *bufio.Reader) {
 	default:
 	}
 	c.err = closed
-	_ = c.conn.Close() // nothing can be done about it
+	_ = c.socket.conn.Close() // nothing can be done about it
 	close(c.done)
-	close(c.events)
-}
-
-func (c *Conn) receive(reader *wsutil.Reader) error {
-	for {
-		header, err := reader.NextFrame()
-		if err != nil {
-			return err
-		}
-		if header.OpCode.IsControl() {
-			if err := c.control(header, reader); err != nil {
-				return err
-			}
-			continue
-		}
-		text, err := io.ReadAll(reader)
-		if err != nil {
-			return err
-		}
-		c.lastRead.Store(time.Now().UnixNano())
-		if err := c.handle(text); err != nil {
-			return err
-		}
-	}
-}
-
-// control answers ping and close frames, which may stand between the fragments
-// of a message (RFC 6455 §5.4).
-func (c *Conn) control(header ws.Header, body io.Reader) error {
-	payload, err := io.ReadAll(io.LimitReader(body, ws.MaxControlFramePayloadSize))
-	if err != nil {
-		return err
-	}
-	c.lastRead.Store(time.Now().UnixNano())
-	switch header.OpCode {
-	case ws.OpPing:
-		return c.write(ws.OpPong, payload)
-	case ws.OpClose:
-		status, reason := ws.ParseCloseFrameData(payload)
-		closed := &CloseError{Close: wire.Close{Status: uint16(status)}}
-		var said inboundError
-		if json.Unmarshal([]byte(reason), &said) == nil {
-			closed.Code, closed.RetryMS, closed.Text = said.Code, said.RetryMS, said.Reason
-		}
-		_ = c.write(ws.OpClose, payload[:min(len(payload), 2)]) // RFC 6455 §5.5.1: echo the status
-		return closed
-	}
-	return nil
+	close(c.outlet.events)
 }
 
 // handle gives an object to the command that waits for it, or to Events.
-func (c *Conn) handle(text []byte) error {
-	in := inbound{raw: text}
-	if err := json.Unmarshal(text, &in); err != nil {
+func (c *Conn) handle(object []byte) error {
+	in, err := c.socket.codec.read(object)
+	if err != nil {
 		return fmt.Errorf("the server sent what is not the protocol: %w", err)
 	}
 	c.mu.Lock()
-	c.places.take(&in)
-	epoch := c.places[in.Room].Epoch
-	var answer chan *inbound
+	c.places.take(in)
+	if m := in.Message; m != nil && m.Epoch == "" && m.Offset != 0 {
+		m.Epoch = c.places[m.Room].Epoch // said once, when the room was joined
+	}
+	var w waiter
 	if in.ID != nil {
-		answer = c.waiting[*in.ID]
+		w = c.waiting[*in.ID]
 		delete(c.waiting, *in.ID)
 	}
 	c.mu.Unlock()
 	if in.ID != nil {
-		if answer != nil {
-			answer <- &in
+		if w.answer != nil {
+			w.answer <- in
+		}
+		switch {
+		case w.joins == "":
+		case in.Subscribed != nil:
+			for _, p := range in.Subscribed.Rooms {
+				c.outlet.put(Event{Recovered: recoveryOf(p)}, c.closing, c.socket.hold)
+			}
+		case in.Error != nil && in.Error.RetryMS == 0:
+			c.outlet.put(Event{Unsubscribed: []string{w.joins}, Reason: in.Error.Code}, c.closing, c.socket.hold)
 		}
 		return nil
 	}
-	if in.Ping != nil {
-		return c.write(ws.OpText, []byte(`{"pong":{}}`))
+	if in.Ping {
+		pong, err := c.socket.codec.write(&wire.Command{Verb: wire.Pong})
+		if err != nil {
+			return err
+		}
+		return c.socket.send(pong)
 	}
 	if in.Connected != nil {
 		select {
@@ -147,42 +110,9 @@ func (c *Conn) handle(text []byte) error {
 	if !ok {
 		return nil // a later version of the protocol says more
 	}
-	if m := event.Message; m != nil && m.Epoch == "" && m.Offset != 0 {
-		m.Epoch = epoch // said once, when the room was joined
+	if c.socket.codec.encoding() == wire.JSON {
+		event.Raw = object
 	}
-	select {
-	case c.events <- event:
-		return nil
-	default:
-	}
-	c.held.Store(true) // the silence is ours, not the server's
-	select {
-	case c.events <- event:
-	case <-c.closing:
-	}
-	c.lastRead.Store(time.Now().UnixNano())
-	c.held.Store(false)
+	c.outlet.put(event, c.closing, c.socket.hold)
 	return nil
-}
-
-// watch asks a silent server for a sign of life, and gives it up when there is
-// none. It ends with the reader.
-func (c *Conn) watch() {
-	ticker := time.NewTicker(c.options.Silence / 2)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-c.done:
-			return
-		case now := <-ticker.C:
-			silent := now.Sub(time.Unix(0, c.lastRead.Load()))
-			switch {
-			case c.held.Load():
-			case silent >= 2*c.options.Silence:
-				_ = c.conn.Close() // the reader finds out
-			case silent >= c.options.Silence:
-				_ = c.write(ws.OpPing, nil) // a failure shows in the reader
-			}
-		}
-	}
 }

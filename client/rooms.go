@@ -43,21 +43,9 @@ func Latest() SubscribeOption {
 	return func(r *wire.RoomRequest) { r.Latest = true }
 }
 
-// roomRequest is one room of a connect or subscribe as it goes out. A position
-// has its offset even when that is 0.
-type roomRequest struct {
-	Room   string  `json:"room"`
-	Epoch  string  `json:"epoch,omitempty"`
-	Offset *uint64 `json:"offset,omitempty"`
-	Since  string  `json:"since,omitempty"`
-	Latest bool    `json:"latest,omitempty"`
-
-	Presence bool `json:"presence,omitempty"`
-}
-
 // requests lists each room once.
-func requests(rooms []string, options []SubscribeOption) []roomRequest {
-	list := make([]roomRequest, 0, len(rooms))
+func requests(rooms []string, options []SubscribeOption) []wire.RoomRequest {
+	list := make([]wire.RoomRequest, 0, len(rooms))
 	seen := make(map[string]bool, len(rooms))
 	for _, room := range rooms {
 		if seen[room] {
@@ -68,11 +56,7 @@ func requests(rooms []string, options []SubscribeOption) []roomRequest {
 		for _, option := range options {
 			option(&r)
 		}
-		out := roomRequest{Room: r.Room, Epoch: r.Epoch, Since: r.Since, Latest: r.Latest, Presence: r.Presence}
-		if r.Epoch != "" {
-			out.Offset = &r.Offset
-		}
-		list = append(list, out)
+		list = append(list, r)
 	}
 	return list
 }
@@ -83,10 +67,10 @@ type places map[string]wire.Position
 
 func (p places) take(in *inbound) {
 	switch {
-	case in.Room != "":
-		if at, ok := p[in.Room]; ok && in.Offset != 0 {
-			at.Offset = in.Offset
-			p[in.Room] = at
+	case in.Message != nil:
+		if at, ok := p[in.Message.Room]; ok && in.Message.Offset != 0 {
+			at.Offset = in.Message.Offset
+			p[in.Message.Room] = at
 		}
 	case in.Connected != nil:
 		p.join(in.Connected.Rooms)

@@ -3,12 +3,14 @@ package client
 import (
 	"bytes"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"os"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"nabat/proto/wire"
 )
@@ -24,6 +26,43 @@ func vectors(t *testing.T, name string, into any) {
 	}
 }
 
+// encodings returns a reader of what rule stands for in a file, for each encoding.
+// It must be asked for the rules in the file's order.
+func encodings(t *testing.T, file string) func(t *testing.T, rule, json string) map[string]*inbound {
+	t.Helper()
+	var list []struct {
+		File, Rule string
+		ProtoHex   string `json:"proto_hex"`
+	}
+	vectors(t, "protobuf.json", &list)
+	hexes := map[string][]string{}
+	for _, v := range list {
+		if v.File == file {
+			hexes[v.Rule] = append(hexes[v.Rule], v.ProtoHex)
+		}
+	}
+	return func(t *testing.T, rule, text string) map[string]*inbound {
+		t.Helper()
+		if len(hexes[rule]) == 0 {
+			t.Fatalf("no %q in Protobuf", rule)
+		}
+		object, err := hex.DecodeString(hexes[rule][0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		hexes[rule] = hexes[rule][1:]
+		inJSON, err := jsonCodec{}.read([]byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		inProto, err := protoCodec{}.read(object)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return map[string]*inbound{"JSON": inJSON, "Protobuf": inProto}
+	}
+}
+
 func TestMessageVectorsAreRead(t *testing.T) {
 	var list []struct {
 		Rule, Room, Body, Event, User, Epoch, JSON string
@@ -32,6 +71,7 @@ func TestMessageVectorsAreRead(t *testing.T) {
 		Offset                                     uint64
 	}
 	vectors(t, "messages.json", &list)
+	read := encodings(t, "messages.json")
 	for _, v := range list {
 		t.Run(v.Rule, func(t *testing.T) {
 			body := []byte(v.Body)
@@ -40,16 +80,14 @@ func TestMessageVectorsAreRead(t *testing.T) {
 			}
 			want := wire.Message{Room: v.Room, Epoch: v.Epoch, Offset: v.Offset, Event: v.Event, User: v.User}
 			want.Kind, want.Body = wire.Classify(body, v.Hint)
-			in := inbound{raw: []byte(v.JSON)}
-			if err := json.Unmarshal(in.raw, &in); err != nil {
-				t.Fatal(err)
-			}
-			e, ok := in.event()
-			if !ok || e.Message == nil {
-				t.Fatalf("%+v", e)
-			}
-			if diff := cmp.Diff(want, *e.Message); diff != "" {
-				t.Error(diff)
+			for encoding, in := range read(t, v.Rule, v.JSON) {
+				e, ok := in.event()
+				if !ok || e.Message == nil {
+					t.Fatalf("%s: %+v", encoding, e)
+				}
+				if diff := cmp.Diff(want, *e.Message); diff != "" {
+					t.Errorf("%s: %s", encoding, diff)
+				}
 			}
 		})
 	}
@@ -63,63 +101,70 @@ func TestReplyAndNoticeVectorsAreRead(t *testing.T) {
 			Value            json.RawMessage
 		}
 		vectors(t, name, &list)
+		read := encodings(t, name)
 		for _, v := range list {
 			t.Run(v.Rule, func(t *testing.T) {
-				in := inbound{raw: []byte(v.JSON)}
-				if err := json.Unmarshal(in.raw, &in); err != nil {
-					t.Fatal(err)
-				}
-				if (in.ID == nil) != (v.ID == nil) || (in.ID != nil && *in.ID != *v.ID) {
-					t.Errorf("id %v, want %v", in.ID, v.ID)
-				}
-				var got, want any
-				switch v.Kind {
-				case "connected":
-					got, want = in.Connected, new(wire.Connected)
-				case "subscribed":
-					got, want = in.Subscribed, new(struct{ Rooms []wire.Position })
-				case "result":
-					var value struct {
-						Data   json.RawMessage
-						Text   string
-						Base64 []byte
+				for encoding, in := range read(t, v.Rule, v.JSON) {
+					if (in.ID == nil) != (v.ID == nil) || (in.ID != nil && *in.ID != *v.ID) {
+						t.Errorf("%s: id %v, want %v", encoding, in.ID, v.ID)
 					}
-					if err := json.Unmarshal(v.Value, &value); err != nil {
-						t.Fatal(err)
+					got, want := readAs(t, in, v.Kind, v.Value)
+					if diff := cmp.Diff(want, got, cmpopts.EquateEmpty()); diff != "" {
+						t.Errorf("%s: %s", encoding, diff)
 					}
-					m := in.Result.message()
-					var data bytes.Buffer
-					_ = json.Compact(&data, value.Data) // empty where the body is another
-					if body := data.String() + value.Text + string(value.Base64); string(m.Body) != body {
-						t.Errorf("%s %q, want %q", m.Kind, m.Body, body)
-					}
-					return
-				case "unsubscribed":
-					got, want = in.Unsubscribed, new(struct{ Rooms []string })
-				case "published":
-					got, want = in.Published, new(wire.Position)
-				case "error":
-					got, want = in.Error, new(inboundError)
-				case "gap":
-					got, want = in.Gap, new(wire.Gap)
-				case "lagging":
-					got, want = in.Lagging, new(wire.Position)
-				case "reset":
-					got, want = in.Reset, new(wire.Position)
-				case "expiring":
-					got, want = in.Expiring, new(struct{ In int64 })
-				default:
-					return // authed and pong: that they came is all
-				}
-				if err := json.Unmarshal(v.Value, want); err != nil {
-					t.Fatal(err)
-				}
-				if diff := cmp.Diff(want, got); diff != "" {
-					t.Error(diff)
 				}
 			})
 		}
 	}
+}
+
+// readAs is what was read, and what the vector's value says. Bodies and values that
+// are JSON are compact in both.
+func readAs(t *testing.T, in *inbound, kind string, value json.RawMessage) (got, want any) {
+	t.Helper()
+	decode := func(into any) any {
+		t.Helper()
+		var compact bytes.Buffer
+		if err := json.Compact(&compact, value); err != nil {
+			t.Fatal(err)
+		}
+		if err := json.Unmarshal(compact.Bytes(), into); err != nil {
+			t.Fatal(err)
+		}
+		return into
+	}
+	switch kind {
+	case "connected":
+		return in.Connected, decode(new(wire.Connected))
+	case "subscribed":
+		return in.Subscribed, decode(new(wire.Subscribed))
+	case "unsubscribed":
+		return in.Unsubscribed, decode(new(wire.Unsubscribed))
+	case "published":
+		return in.Published, decode(new(wire.Position))
+	case "error":
+		return in.Error, decode(new(jsonError)).(*jsonError).wire()
+	case "gap":
+		return in.Gap, decode(new(wire.Gap))
+	case "lagging":
+		return in.Lagging, decode(new(wire.Position))
+	case "reset":
+		return in.Reset, decode(new(wire.Position))
+	case "expiring":
+		return in.Expiring.Seconds, decode(new(struct{ In int64 })).(*struct{ In int64 }).In
+	case "history":
+		return in.History, decode(new(jsonPage)).(*jsonPage).wire()
+	case "result":
+		m := decode(new(jsonMessage)).(*jsonMessage).message()
+		return in.Result, &wire.Result{Kind: m.Kind, Body: m.Body}
+	case "presence":
+		state := decode(new(jsonPresence)).(*jsonPresence).wire()
+		return []any{in.Presence.page, in.Presence.change}, []any{state.page, state.change}
+	case "authed", "pong":
+		return nil, nil // that they came is all
+	}
+	t.Fatalf("the client does not know %q", kind)
+	return nil, nil
 }
 
 func TestErrorVectorsAreRead(t *testing.T) {
@@ -133,17 +178,52 @@ func TestErrorVectorsAreRead(t *testing.T) {
 		JSON string
 	}
 	vectors(t, "errors.json", &list)
+	read := encodings(t, "errors.json")
 	for _, v := range list {
 		if v.JSON == "" {
 			continue
 		}
-		var in inbound
-		if err := json.Unmarshal([]byte(v.JSON), &in); err != nil || in.Error == nil {
-			t.Fatalf("%s: %v", v.JSON, err)
+		for encoding, in := range read(t, string(v.Code), v.JSON) {
+			if in.Error == nil {
+				t.Fatalf("%s: %s", encoding, v.JSON)
+			}
+			if diff := cmp.Diff(&wire.Error{Code: v.Code, Reason: v.Value.Reason, RetryMS: v.Value.RetryMS, Backend: v.Value.Backend}, in.Error); diff != "" {
+				t.Errorf("%s: %s", encoding, diff)
+			}
 		}
-		if diff := cmp.Diff(&wire.Error{Code: v.Code, Reason: v.Value.Reason, RetryMS: v.Value.RetryMS, Backend: v.Value.Backend}, in.Error.wire()); diff != "" {
-			t.Error(diff)
+	}
+}
+
+// What the edge reads of a command that the client writes is the command.
+func TestCommandVectorsAreWritten(t *testing.T) {
+	var list []struct {
+		Rule, Text string
+		Code       wire.Code
+	}
+	vectors(t, "commands.json", &list)
+	for _, v := range list {
+		if v.Code != "" {
+			continue
 		}
+		t.Run(v.Rule, func(t *testing.T) {
+			var want wire.Command
+			if err := wire.Parse([]byte(v.Text), &want); err != nil {
+				t.Fatal(err)
+			}
+			for _, codec := range []codec{jsonCodec{}, protoCodec{}} {
+				object, err := codec.write(&want)
+				if err != nil {
+					t.Fatal(err)
+				}
+				var got wire.Command
+				if err := codec.encoding().Parse(object, &got); err != nil {
+					t.Fatalf("%s: %q: %v", codec.subprotocol(), object, err)
+				}
+				if diff := cmp.Diff(want, got, cmpopts.EquateEmpty(), cmpopts.IgnoreUnexported(wire.Command{})); diff != "" {
+					t.Errorf("%s: %s", codec.subprotocol(), diff)
+				}
+			}
+		})
 	}
 }
 

@@ -92,7 +92,7 @@ var table = []arch.Package{
 	}, Why: "wires control: the only place where its parts meet"},
 
 	// What people import, and the programs.
-	{Path: "client", Imports: []string{"proto/wire"}, Why: "the Go client: the contract and a socket"},
+	{Path: "client", Imports: []string{"proto/clientpb", "proto/wire"}, Why: "the Go client: the contract and a socket"},
 	{Path: "deploy/nabat", Imports: []string{"client", "control", "edge", "internal/auth", "internal/bus", "internal/config", "internal/natsdev", "internal/ops", "proto/grant", "proto/order", "proto/policy", "proto/subject", "proto/wire"}, Why: "the binary: parses, wires, runs"},
 
 	// The guide's programs, as backends have them: nothing of ours but the bus.
