@@ -41,6 +41,7 @@ type teller struct {
 
 	rule   func(room string) Rule
 	silent bool // nothing is told
+	counts bool // but clients are shown how many there are
 	due    dueHeap
 	dirty  map[uint32]*delta // rooms with something to show
 	events []Event

@@ -29,8 +29,11 @@ type delta struct {
 
 // changed notes that clients should be shown a room; user 0 is a count only.
 func (t *teller) changed(id, user uint32, came bool) {
-	if t.silent {
+	if t.silent && !t.counts {
 		return
+	}
+	if t.silent {
+		user = 0
 	}
 	d := t.dirty[id]
 	if d == nil {

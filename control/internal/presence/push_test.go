@@ -180,3 +180,28 @@ func TestWhoIsAboutToComeBackIsStillWhoTheyAre(t *testing.T) {
 		t.Errorf("after the grace: %s", got)
 	}
 }
+
+// A loop that turns up late may have been there before: nobody is told who came,
+// but those who watch learn how many there are, and ask.
+func TestALoopThatIsTakenOverWithoutAWordIsCounted(t *testing.T) {
+	part := func() *buspb.Snapshot {
+		return &buspb.Snapshot{Node: "edge-0", Epoch: 1, Loops: 1, Number: 2, Last: true, Rooms: []string{"a"},
+			Connections: []*buspb.Connection{{Connection: 1 << 32, User: "ann", Rooms: []uint32{0}}}}
+	}
+	for _, spoken := range []bool{false, true} {
+		p := New(func(string) Rule { return Rule{Full: 3} })
+		if spoken {
+			p.Speak()
+		}
+		p.Quiet(true)
+		p.Snapshot(part(), 10_000)
+		var want []string
+		if spoken {
+			want = []string{"a users 1 anonymous 0"}
+		}
+		expect(t, fmt.Sprintf("spoken %v", spoken), shown(p.Pushes(10_000)), want...)
+		if events := p.Events(); len(events) != 0 {
+			t.Errorf("spoken %v: %+v", spoken, events)
+		}
+	}
+}

@@ -38,7 +38,7 @@ func (p *Picture) Snapshot(part *buspb.Snapshot, now int64) bool {
 	// Nobody is told what was so before this replica looked.
 	silent := p.silent
 	p.replace(s, parts)
-	p.silent = silent
+	p.silent, p.counts = silent, false
 	p.drain(s)
 	p.Tick(now)
 	return true
@@ -51,7 +51,9 @@ func (p *Picture) Quiet(on bool) { p.quiet = on }
 // replace makes a loop what its snapshot says, and tells the difference.
 func (p *Picture) replace(s *source, parts []*buspb.Snapshot) {
 	if s.fresh && p.quiet {
-		p.silent = true
+		// Who watches may have been told already, or may be among those who are new:
+		// the numbers say whether to ask again.
+		p.silent, p.counts = true, !p.silent
 	}
 	number := parts[0].Number
 	s.mark++
