@@ -56,6 +56,7 @@ type contract struct {
 
 func newContract(t *testing.T, url string) *contract {
 	t.Helper()
+	openapi3filter.RegisterBodyDecoder("text/event-stream", openapi3filter.PlainBodyDecoder)
 	doc, err := openapi3.NewLoader().LoadFromData(proto.OpenAPI)
 	if err != nil {
 		t.Fatal(err)
@@ -206,6 +207,10 @@ func TestEveryOperationOfTheFileIsAnsweredAsItSays(t *testing.T) {
 	if got := string(c.call("nodes", "/v1/nodes", "", 200)); !strings.Contains(got, `"edge-0"`) {
 		t.Error(got)
 	}
+	if got := string(c.call("tap", "/v1/tap?room=sports.news&for=1ms", "", 200)); !strings.HasPrefix(got, "event: began\ndata: {\"affected\":1,") || !strings.HasSuffix(got, "event: end\ndata: {\"reason\":\"the time is over\"}\n\n") {
+		t.Error(got)
+	}
+	c.call("tap", "/v1/tap?room=sports.news&user=alice", "", 400)
 	c.call("unsubscribe", "/v1/unsubscribe", `{"user":"alice","rooms":["sports.news"]}`, 200)
 	if got := <-events; !slices.Equal(got.Unsubscribed, []string{"sports.news"}) {
 		t.Fatalf("%+v", got)

@@ -144,6 +144,7 @@ func (c *Control) open(key string, initial *policy.Set, others *issuers.Config, 
 	c.http = http.Server{Handler: pages, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second,
 		WriteTimeout: time.Minute, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10,
 		ErrorLog: slog.NewLogLogger(c.log.Handler(), slog.LevelDebug)}
+	c.http.RegisterOnShutdown(c.api.Close)
 	return nil
 }
 

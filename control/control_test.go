@@ -64,17 +64,25 @@ func (r *rig) start(change func(*Config)) *Control {
 	if err != nil {
 		r.t.Fatal(err)
 	}
+	r.run(c)
+	return c
+}
+
+// run runs c until the test ends or stop is called, and returns when it is ready.
+func (r *rig) run(c *Control) (stop func()) {
+	r.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- c.Run(ctx) }()
-	r.t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := c.Run(ctx); err != nil {
 			r.t.Error(err)
 		}
-	})
+	}()
+	stop = func() { cancel(); <-done }
+	r.t.Cleanup(stop)
 	until(r.t, "control is ready", func() bool { return c.Ready() == nil })
-	return c
+	return stop
 }
 
 func until(t *testing.T, what string, ok func() bool) {

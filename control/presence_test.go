@@ -193,7 +193,7 @@ func TestPresenceIsAnsweredOverNATSAndHTTP(t *testing.T) {
 		{"rooms", `{"limit":1}`, "/v1/rooms?limit=1", `{"rooms":[{"room":"chat.42","members":4,"users":2,"anonymous":1,"rate":0,"nodes":1}],"total":2,"next":"chat.42"}`},
 		{"rooms", `{"prefix":"ne"}`, "/v1/rooms?prefix=ne", `{"rooms":[{"room":"news","members":7,"rate":0,"nodes":1}],"total":2}`},
 		{"rooms", `{"search":"42"}`, "/v1/rooms?search=42", `{"rooms":[{"room":"chat.42","members":4,"users":2,"anonymous":1,"rate":0,"nodes":1}],"total":2}`},
-		{"rooms", `{"sort":"size"}`, "/v1/rooms?sort=size", `sort is \"size\": must be name or members`},
+		{"rooms", `{"sort":"size"}`, "/v1/rooms?sort=size", `sort is \"size\": must be name, members or rate`},
 		{"user.presence", `{"user":"alice"}`, "/v1/users/alice/presence",
 			`{"user":"alice","connections":1,"nodes":["edge-0"],"sessions":[{"session":"c0000000000000abc000000000200000001","node":"edge-0","connected":1790000000000,"rooms":["chat.42"],"info":{"name":"alice"}}]}`},
 		{"user.presence", `{"user":"nobody"}`, "/v1/users/nobody/presence", `{"user":"nobody","connections":0,"nodes":[],"sessions":[]}`},

@@ -283,6 +283,32 @@ func TestATapShowsWhatAUserGetsForAWhile(t *testing.T) {
 	}
 }
 
+func TestATapEndsBeforeItsTimeWhenItsCallerSaysSo(t *testing.T) {
+	c := newCluster(t, policy.Dev())
+	c.obeying("edge-0", 2)
+	reply := bus.TapPrefix + "mine"
+	sub, err := c.nc.SubscribeSync(bus.TapPrefix + "*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.order(1, order.Tap, order.TapRequest{Room: "a", ForMS: order.MaxTap.Milliseconds(), Reply: bus.TapPrefix + "other"})
+	for range 2 * maxTaps { // so many are not on at once: each has ended
+		if got := c.order(1, order.Tap, order.TapRequest{Room: "a", ForMS: order.MaxTap.Milliseconds(), Reply: reply}); got[0].Error != nil {
+			t.Fatalf("%+v", got)
+		}
+		if got := c.order(1, order.Tap, order.TapRequest{Reply: reply, Stop: true}); got[0].Error != nil || got[0].Affected != 1 {
+			t.Fatalf("%+v", got)
+		}
+		tapped(t, sub, order.TapEnd)
+		until(t, "the tap is over", func() bool {
+			return c.order(1, order.Tap, order.TapRequest{Reply: reply, Stop: true})[0].Affected == 0
+		})
+	}
+	if got := c.order(1, order.Tap, order.TapRequest{Reply: bus.TapPrefix + "other", Stop: true}); got[0].Affected != 1 {
+		t.Fatalf("another's tap has ended, too: %+v", got)
+	}
+}
+
 // What is purged leaves the memory of nodes, too.
 func TestAPurgeThatIsRecordedIsForgotten(t *testing.T) {
 	c := newHistory(t, kept100())

@@ -29,6 +29,9 @@ const (
 type taps struct {
 	orders *orders
 	count  atomic.Int32
+
+	mu   sync.Mutex // guards ends
+	ends map[*tap]context.CancelFunc
 }
 
 // tap copies what one room, user or session gets to a subject, for a while.
@@ -54,6 +57,9 @@ type loopTap struct {
 
 // start begins a tap, which ends by its time or with ctx.
 func (t *taps) start(ctx context.Context, r *order.TapRequest) order.Answer {
+	if r.Stop {
+		return order.Answer{Affected: t.stop(r.Reply)}
+	}
 	d := time.Duration(r.ForMS) * time.Millisecond
 	if d <= 0 || d > order.MaxTap || !strings.HasPrefix(r.Reply, bus.TapPrefix) || (r.Room == "" && r.User == "" && r.Session == "") {
 		return failed(wire.BadRequest, "a tap needs a target, a reply subject below "+bus.TapPrefix+" and a time up to "+order.MaxTap.String())
@@ -69,17 +75,40 @@ func (t *taps) start(ctx context.Context, r *order.TapRequest) order.Answer {
 		_ = w.loop.Do(func() { w.ears.list = append(w.ears.list, &loopTap{tap: one}) })
 		n += w.ears.refresh(one)
 	}
+	ctx, end := context.WithTimeout(ctx, d)
+	t.mu.Lock()
+	if t.ends == nil {
+		t.ends = make(map[*tap]context.CancelFunc)
+	}
+	t.ends[one] = end
+	t.mu.Unlock()
 	t.orders.running.Go(func() {
 		defer t.count.Add(-1)
-		t.run(ctx, one, d)
+		t.run(ctx, one)
+		end()
+		t.mu.Lock()
+		delete(t.ends, one)
+		t.mu.Unlock()
 	})
 	return order.Answer{Affected: n}
 }
 
-// run publishes events until the time is over.
-func (t *taps) run(ctx context.Context, one *tap, d time.Duration) {
-	ctx, cancel := context.WithTimeout(ctx, d)
-	defer cancel()
+// stop ends the taps that send to a subject, before their time, and says how
+// many those are.
+func (t *taps) stop(reply string) (n int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for one, end := range t.ends {
+		if one.request.Reply == reply {
+			end()
+			n++
+		}
+	}
+	return n
+}
+
+// run publishes events until ctx ends.
+func (t *taps) run(ctx context.Context, one *tap) {
 	var wg sync.WaitGroup
 	wg.Go(func() { // clients come and go meanwhile
 		tick := time.NewTicker(tapInterval)

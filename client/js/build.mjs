@@ -1,6 +1,7 @@
 // Checks the types and builds dist/: the bundles, their types, the tests, and what
-// control's page of a shared document needs of yjs. Control serves copies of the
-// bundles to its pages: with --install they are written, without they must be the same.
+// control's pages need of others: yjs for the shared document, uPlot for the console.
+// Control serves copies of the bundles: with --install they are written, without they
+// must be the same.
 import { execFileSync } from 'node:child_process';
 import { copyFileSync, existsSync, readFileSync, readdirSync, rmSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
@@ -27,25 +28,30 @@ for (const [name, source] of Object.entries(bundles)) {
 const tests = readdirSync(here('test')).filter((name) => name.endsWith('.test.ts'));
 await build({ ...common, entryPoints: tests.map((name) => `test/${name}`), outdir: 'dist/test', platform: 'node', target: 'node20', sourcemap: 'inline' });
 
-// yjs stands alone for the pages, with the licences that have to go with it.
-const licences = ['yjs', 'lib0', 'isomorphic.js'].map((name) => `${name}:\n${readFileSync(here(`node_modules/${name}/LICENSE`), 'utf8').trim()}`);
-await build({
-  ...common,
-  stdin: { contents: "export { Doc, applyUpdate, encodeStateAsUpdate, mergeUpdates } from 'yjs';", resolveDir: here('.') },
-  outfile: here('dist/yjs.js'),
-  minify: true,
-  legalComments: 'none',
-  banner: { js: `/* A part of yjs, bundled by npm run build in client/js.\n\n${licences.join('\n\n')}\n*/` },
-});
+// What is others' stands alone for the pages, with the licences that have to go with it.
+async function bundleOf(what, packages, outfile, contents, loader = 'js') {
+  const licences = packages.map((name) => `${name}:\n${readFileSync(here(`node_modules/${name}/LICENSE`), 'utf8').trim()}`);
+  await build({
+    ...common,
+    stdin: { contents, resolveDir: here('.'), loader },
+    outfile: here(`dist/${outfile}`),
+    minify: true,
+    legalComments: 'none',
+    banner: { [loader]: `/* ${what}, bundled by npm run build in client/js.\n\n${licences.join('\n\n')}\n*/` },
+  });
+}
+await bundleOf('A part of yjs', ['yjs', 'lib0', 'isomorphic.js'], 'yjs.js', "export { Doc, applyUpdate, encodeStateAsUpdate, mergeUpdates } from 'yjs';");
+await bundleOf('uPlot', ['uplot'], 'uplot.js', "export { default } from 'uplot';");
+await bundleOf('uPlot', ['uplot'], 'uplot.css', "@import 'uplot/dist/uPlot.min.css';", 'css');
 
 let stale = false;
-for (const name of [...Object.keys(bundles), 'yjs']) {
-  const bundle = here(`dist/${name}.js`);
-  const served = here(`../../control/internal/console/static/${name}.js`);
+for (const name of [...Object.keys(bundles).map((bundle) => `${bundle}.js`), 'yjs.js', 'uplot.js', 'uplot.css']) {
+  const bundle = here(`dist/${name}`);
+  const served = here(`../../control/internal/console/static/${name}`);
   if (process.argv.includes('--install')) {
     copyFileSync(bundle, served);
   } else if (!existsSync(served) || !readFileSync(bundle).equals(readFileSync(served))) {
-    console.error(`control/internal/console/static/${name}.js is not what src/ builds: npm run build`);
+    console.error(`control/internal/console/static/${name} is not what src/ builds: npm run build`);
     stale = true;
   }
 }

@@ -122,7 +122,7 @@ func TestPagesAreServed(t *testing.T) {
 	for path, want := range map[string]string{"/": "every browser hears at once", "/forum/": "Moderator's desk", "/forum": "Moderator's desk",
 		"/config.json": s.edge.Addr(), "/map/": "The map", "/restaurant/": "The restaurant",
 		"/chat/": "Group chat", "/document/": "A shared document", "/quotes/": "Live quotes", "/studio": "Pictures, voice, camera",
-		"/yjs.js": "The MIT License", "/story.js": "export async function open", "/nabat-lite.js": "class Connection", "/nabat-client.js": "nabat-client, built from client/js", "/nabat-client-worker.js": "nabat-client-worker, built from client/js", "/openapi.yaml": "openapi: 3.1.0"} {
+		"/yjs.js": "The MIT License", "/uplot.js": "The MIT License", "/uplot.css": "The MIT License", "/console": "Nabat console", "/console/app.js": "figures.start()", "/story.js": "export async function open", "/nabat-lite.js": "class Connection", "/nabat-client.js": "nabat-client, built from client/js", "/nabat-client-worker.js": "nabat-client-worker, built from client/js", "/openapi.yaml": "openapi: 3.1.0"} {
 		res, err := http.Get(s.page(path))
 		if err != nil {
 			t.Fatal(err)
@@ -136,6 +136,10 @@ func TestPagesAreServed(t *testing.T) {
 		if csp := res.Header.Get("Content-Security-Policy"); strings.Contains(csp, "unsafe") ||
 			strings.Contains(csp, "script-src 'self' 'sha256-") != strings.Contains(string(body), `<script type="module">`) {
 			t.Errorf("%s: Content-Security-Policy %s", path, csp)
+		}
+		// The console knows a key: it talks to nobody else.
+		if alone := strings.Contains(res.Header.Get("Content-Security-Policy"), "connect-src 'self'"); alone != strings.HasPrefix(path, "/console") {
+			t.Errorf("%s: connects to its own control alone: %t", path, alone)
 		}
 		// Pages of other sites may import the client, and read nothing else.
 		if shared := res.Header.Get("Access-Control-Allow-Origin") == "*"; shared != (path == "/nabat-client.js") {

@@ -110,7 +110,7 @@ func TestEveryBadCommandLineHasItsError(t *testing.T) {
 		{"presence of more than a page", []string{"presence", "a", "--limit", "1001"}, 2, "nabat presence: --limit 1001: must be 0 to 1000"},
 		{"presence without time", []string{"presence", "a", "--timeout", "0s"}, 2, "nabat presence: --timeout 0s: must be more than 0"},
 		{"presence without a server", []string{"presence", "a", "--nats-url", nowhere}, 1, "nabat presence: no NATS server answers at nats://127.0.0.1:1: is nabat dev running? Another server is given by --nats-url"},
-		{"rooms in no order", []string{"rooms", "--sort", "size"}, 2, `nabat rooms: --sort "size": must be members or name`},
+		{"rooms in no order", []string{"rooms", "--sort", "size"}, 2, `nabat rooms: --sort "size": must be members, rate or name`},
 		{"rooms fewer than none", []string{"rooms", "--limit", "-1"}, 2, "nabat rooms: --limit -1: must be 0 to 1000"},
 		{"nodes takes nothing", []string{"nodes", "a"}, 2, `nabat nodes: takes no arguments, but was given "a"`},
 		{"user wants one", []string{"user"}, 2, "nabat user: ID is missing"},

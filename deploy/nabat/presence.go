@@ -94,7 +94,7 @@ func roomsCommand(a *app) *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&request.Prefix, "prefix", "", "only rooms that begin so")
 	f.StringVar(&request.Search, "search", "", "only rooms that contain this")
-	f.StringVar(&request.Sort, "sort", "members", "members (the largest first) or name")
+	f.StringVar(&request.Sort, "sort", "members", "members (the largest first), rate (the most messages first) or name")
 	f.IntVar(&request.Limit, "limit", 50, "print at most so many rooms; 0 for the count only")
 	f.StringVar(&request.After, "after", "", "go on behind a page: what it printed as more")
 	q := a.asker(cmd)
@@ -102,8 +102,8 @@ func roomsCommand(a *app) *cobra.Command {
 		if err := checkLimit(cmd, request.Limit); err != nil {
 			return err
 		}
-		if request.Sort != "members" && request.Sort != "name" {
-			return usage(cmd, "--sort %q: must be members or name", request.Sort)
+		if request.Sort != "members" && request.Sort != "rate" && request.Sort != "name" {
+			return usage(cmd, "--sort %q: must be members, rate or name", request.Sort)
 		}
 		var p struct {
 			Rooms []struct {

@@ -66,6 +66,7 @@ type TapRequest struct {
 	Room  string `json:"room,omitempty"`
 	ForMS int64  `json:"for_ms"`
 	Reply string `json:"reply"`
+	Stop  bool   `json:"stop,omitempty"` // end those that send to reply; nothing else is needed then
 }
 
 // MaxTap bounds the time of a tap.

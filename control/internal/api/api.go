@@ -59,6 +59,7 @@ type Options struct {
 type API struct {
 	opts   Options
 	verbs  []*verb
+	taps   *taps
 	places chan struct{} // a token for each request that is being answered
 }
 
@@ -72,8 +73,9 @@ const (
 // New returns the API.
 func New(o Options) *API {
 	a := &API{opts: o, places: make(chan struct{}, maxRequests)}
+	a.taps = newTaps(&a.opts)
 	for _, list := range [][]verb{
-		access{&a.opts}.verbs(), a.keyVerbs(), messages{&a.opts}.verbs(), users{&a.opts}.verbs(), edges{&a.opts}.verbs(), whereabouts{&a.opts}.verbs(), apiKeys{&a.opts}.verbs(),
+		access{&a.opts}.verbs(), a.keyVerbs(), messages{&a.opts}.verbs(), users{&a.opts}.verbs(), a.taps.verbs(), edges{&a.opts}.verbs(), whereabouts{&a.opts}.verbs(), apiKeys{&a.opts}.verbs(),
 	} {
 		for i := range list {
 			a.verbs = append(a.verbs, &list[i])
@@ -82,6 +84,10 @@ func New(o Options) *API {
 	}
 	return a
 }
+
+// Close ends what would go on for long: the taps over HTTP. Safe from any
+// goroutine.
+func (a *API) Close() { a.taps.close() }
 
 // service is the API over NATS.
 type service struct {

@@ -77,6 +77,10 @@ func (a *API) serve(w http.ResponseWriter, r *http.Request, v *verb, path string
 		fail(w, err)
 		return
 	}
+	if stream, ok := reply.(*tapStream); ok {
+		stream.serve(w, r)
+		return
+	}
 	answer(w, http.StatusOK, encode(reply))
 }
 

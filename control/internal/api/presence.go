@@ -64,20 +64,23 @@ type roomsRequest struct {
 	After  string `json:"after"`
 }
 
+var sorts = map[string]presence.Sort{"": presence.ByName, "name": presence.ByName, "members": presence.ByMembers, "rate": presence.ByRate}
+
 func (w whereabouts) rooms(_ context.Context, q *roomsRequest) (any, error) {
 	limit, err := page(q.Limit)
 	if err != nil {
 		return nil, err
 	}
-	if q.Sort != "" && q.Sort != "name" && q.Sort != "members" {
-		return nil, badRequest("sort is %q: must be name or members", q.Sort)
+	by, ok := sorts[q.Sort]
+	if !ok {
+		return nil, badRequest("sort is %q: must be name, members or rate", q.Sort)
 	}
 	for _, f := range []struct{ name, value string }{{"prefix", q.Prefix}, {"search", q.Search}, {"after", q.After}} {
 		if len(f.value) > maxText {
 			return nil, badRequest("%s has %d bytes: at most %d", f.name, len(f.value), maxText)
 		}
 	}
-	return answered(w.Picture.Rooms(presence.RoomQuery{Prefix: q.Prefix, Search: q.Search, ByMembers: q.Sort == "members", Limit: limit, After: q.After}))
+	return answered(w.Picture.Rooms(presence.RoomQuery{Prefix: q.Prefix, Search: q.Search, Sort: by, Limit: limit, After: q.After}))
 }
 
 type userRequest struct {

@@ -47,6 +47,7 @@ func schemas() map[string]schema {
 	return list
 }
 
+// requestOf is the request over NATS: what HTTP has, and what x-nats adds.
 func requestOf(doc, op object) object {
 	request := object{"type": "object", "additionalProperties": false}
 	if body := content(op["requestBody"]); body != nil {
@@ -75,6 +76,12 @@ func requestOf(doc, op object) object {
 			required = append(required, name)
 		}
 	}
+	only, _ := op["x-nats"].(object)
+	more, _ := only["request"].(object)
+	for name, field := range more {
+		properties[name] = field
+		required = append(required, name)
+	}
 	request["properties"] = properties
 	if len(required) > 0 {
 		request["required"] = required
@@ -82,7 +89,12 @@ func requestOf(doc, op object) object {
 	return request
 }
 
+// replyOf is the reply over NATS, which is that of HTTP unless x-nats has another.
 func replyOf(doc, op object) object {
+	if only, ok := op["x-nats"].(object); ok {
+		reply, _ := resolve(doc, only["response"]).(object)
+		return reply
+	}
 	responses, _ := op["responses"].(object)
 	reply, _ := resolve(doc, content(responses["200"])).(object)
 	return reply

@@ -3,11 +3,9 @@ package api
 import (
 	"context"
 	"strings"
-	"time"
 	"unicode/utf8"
 
 	"nabat/control/internal/orders"
-	"nabat/internal/bus"
 	"nabat/proto/order"
 )
 
@@ -20,7 +18,6 @@ func (u users) verbs() []verb {
 		{"subscribe", scopeUsers, "POST", "/v1/subscribe", typed(u.subscribe)},
 		{"unsubscribe", scopeUsers, "POST", "/v1/unsubscribe", typed(u.unsubscribe)},
 		{"user.status", scopeRead, "GET", "/v1/users/{user}", typed(u.status)},
-		{"tap", scopeAdmin, "", "", typed(u.tap)},
 	}
 }
 
@@ -164,45 +161,4 @@ func (u users) status(ctx context.Context, r *statusRequest) (*statusReply, erro
 		}
 	}
 	return reply, nil
-}
-
-type tapRequest struct {
-	target
-	Room  string `json:"room"`
-	For   string `json:"for"`
-	Reply string `json:"reply"`
-}
-
-func (r *tapRequest) rooms() []string {
-	if r.Room == "" {
-		return nil
-	}
-	return []string{r.Room}
-}
-
-// defaultTap is how long a tap lasts whose request does not say.
-const defaultTap = 30 * time.Second
-
-func (u users) tap(ctx context.Context, r *tapRequest) (*obeyed, error) {
-	if r.Room != "" {
-		if r.User != "" || r.Session != "" {
-			return nil, badRequest("give one of room, user and session")
-		}
-		if err := checkRoom(r.Room); err != nil {
-			return nil, err
-		}
-	} else if err := r.check(); err != nil {
-		return nil, badRequest("give one of room, user and session")
-	}
-	d, err := duration("for", r.For, defaultTap)
-	if err != nil {
-		return nil, err
-	}
-	if d > order.MaxTap {
-		return nil, badRequest("for is %s: at most %s", d, order.MaxTap)
-	}
-	if token, ok := strings.CutPrefix(r.Reply, bus.TapPrefix); !ok || token == "" || bus.NodeToken(token) != token {
-		return nil, badRequest("reply must be %s and one token of your own, a subject on which you listen", bus.TapPrefix)
-	}
-	return u.all(ctx, order.Tap, order.TapRequest{Target: r.order(), Room: r.Room, ForMS: d.Milliseconds(), Reply: r.Reply})
 }

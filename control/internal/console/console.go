@@ -1,4 +1,5 @@
-// Package console serves control's web pages: the start page and the stories.
+// Package console serves control's web pages: the start page, the stories, and
+// the operators' console.
 package console
 
 import (
@@ -26,8 +27,9 @@ type Options struct {
 }
 
 // csp lets a page load its own files only, run what it holds itself, show what
-// it received, and connect to its edge. The hashes are those of its scripts and styles.
-const csp = "default-src 'none'; script-src 'self'%s; style-src 'self'%s; img-src 'self' data: blob:; media-src blob:; connect-src *; " +
+// it received, and connect to its edge. The hashes are those of its scripts and
+// styles. The console knows a key and talks to its own control alone.
+const csp = "default-src 'none'; script-src 'self'%s; style-src 'self'%s; img-src 'self' data: blob:; media-src blob:; connect-src %s; " +
 	"base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 
 var (
@@ -52,13 +54,17 @@ func Handler(o Options) http.Handler {
 	if err != nil {
 		panic("console: " + err.Error()) // a text always encodes
 	}
-	pages["/config.json"] = newPage(config, ".json")
+	pages["/config.json"] = newPage("/config.json", config)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { serve(w, r, pages) })
 }
 
-func newPage(body []byte, ext string) page {
+func newPage(at string, body []byte) page {
+	connect := "*"
+	if strings.HasPrefix(at, "/console/") {
+		connect = "'self'"
+	}
 	sum := sha256.Sum256(body)
-	return page{body, types[ext], `"` + hex.EncodeToString(sum[:8]) + `"`, fmt.Sprintf(csp, hashes(scripts, body), hashes(styles, body))}
+	return page{body, types[path.Ext(at)], `"` + hex.EncodeToString(sum[:8]) + `"`, fmt.Sprintf(csp, hashes(scripts, body), hashes(styles, body), connect)}
 }
 
 // hashes names what a page holds itself as a browser does to allow it.
@@ -83,8 +89,7 @@ func load() map[string]page {
 			return err
 		}
 		at := strings.TrimPrefix(name, "static")
-		p := newPage(body, path.Ext(name))
-		pages[strings.TrimSuffix(at, "index.html")] = p
+		pages[strings.TrimSuffix(at, "index.html")] = newPage(at, body)
 		return nil
 	})
 	if err != nil {

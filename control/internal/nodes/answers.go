@@ -171,6 +171,7 @@ type Node struct {
 	Refused     uint64  `json:"refused"`
 	InRate      float64 `json:"messages_in_rate"` // in a second, between the last two reports
 	OutRate     float64 `json:"deliveries_rate"`
+	ByteRate    float64 `json:"bytes_out_rate"`
 	CPU         float64 `json:"cpu"` // cores in use
 	LoopLag     float64 `json:"loop_lag_seconds"`
 	Memory      uint64  `json:"memory_bytes"`
@@ -223,7 +224,7 @@ func node(i *presence.NodeInfo, now int64) Node {
 	n.LoopLag, n.Memory = float64(s.LoopLagUs)/1e6, s.MemoryBytes
 	if p := i.Previous; p != nil && i.Passed > 0 {
 		rate := func(a, b uint64) float64 { return float64(b-min(a, b)) * 1000 / float64(i.Passed) }
-		n.InRate, n.OutRate = rate(p.MessagesIn, s.MessagesIn), rate(p.Deliveries, s.Deliveries)
+		n.InRate, n.OutRate, n.ByteRate = rate(p.MessagesIn, s.MessagesIn), rate(p.Deliveries, s.Deliveries), rate(p.BytesOut, s.BytesOut)
 		n.CPU = max(s.CpuSeconds-p.CpuSeconds, 0) * 1000 / float64(i.Passed)
 	}
 	if now-i.Heard > bus.NodeTimeout.Milliseconds() {

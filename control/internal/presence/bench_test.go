@@ -144,8 +144,8 @@ func BenchmarkPage(b *testing.B) {
 func BenchmarkRooms(b *testing.B) {
 	p := bench()
 	p.Snapshot(masses(1_000_000, 10), 1)
-	for _, q := range []RoomQuery{{Limit: 100, After: "chat.0050000"}, {Limit: 100, Prefix: "chat.005"}, {Limit: 100, ByMembers: true}, {Limit: 100, Search: "99999"}} {
-		b.Run(fmt.Sprintf("members=%v,search=%s,prefix=%s", q.ByMembers, q.Search, q.Prefix), func(b *testing.B) {
+	for _, q := range []RoomQuery{{Limit: 100, After: "chat.0050000"}, {Limit: 100, Prefix: "chat.005"}, {Limit: 100, Sort: ByMembers}, {Limit: 100, Sort: ByRate}, {Limit: 100, Search: "99999"}} {
+		b.Run(fmt.Sprintf("sort=%d,search=%s,prefix=%s", q.Sort, q.Search, q.Prefix), func(b *testing.B) {
 			for b.Loop() {
 				p.Rooms(q)
 			}

@@ -114,7 +114,7 @@ func TestRatesAndRoomsOfPolicysWithoutPresence(t *testing.T) {
 		}
 		return out
 	}
-	expect(t, "a message is one though two nodes have it", list(RoomQuery{ByMembers: true}), "a 11 20 2", "b 9 0 1")
+	expect(t, "a message is one though two nodes have it", list(RoomQuery{Sort: ByMembers}), "a 11 20 2", "b 9 0 1")
 	p.Tick(20_000)
 	expect(t, "a rate ends", list(RoomQuery{}), "a 11 0 2", "b 9 0 1")
 	count(20_000, "edge-0", &buspb.RoomCount{Room: "b"})
@@ -137,9 +137,9 @@ func TestPagesOfRoomsByMembers(t *testing.T) {
 	var got []ranked
 	after := ""
 	for {
-		page := p.Rooms(RoomQuery{ByMembers: true, Limit: 8, After: after})
+		page := p.Rooms(RoomQuery{Sort: ByMembers, Limit: 8, After: after})
 		for _, r := range page.Rooms {
-			got = append(got, ranked{name: r.Room, members: r.Members})
+			got = append(got, ranked{name: r.Room, score: float64(r.Members)})
 		}
 		if after = page.Next; after == "" {
 			break
@@ -203,5 +203,31 @@ func TestALoopThatIsTakenOverWithoutAWordIsCounted(t *testing.T) {
 		if events := p.Events(); len(events) != 0 {
 			t.Errorf("spoken %v: %+v", spoken, events)
 		}
+	}
+}
+
+func TestPagesOfRoomsByRate(t *testing.T) {
+	p := New(func(string) Rule { return Rule{} })
+	for round := range uint64(2) {
+		r := &buspb.Report{Node: "edge-0", Epoch: 1}
+		for i := range 50 {
+			// Thirds: a cursor must bring back the very rate.
+			r.Counts = append(r.Counts, &buspb.RoomCount{Room: fmt.Sprintf("r%02d", i), Members: uint32(1 + i), Messages: round * uint64(i%7)})
+		}
+		p.Report(r, 1+3000*int64(round))
+	}
+	var got []ranked
+	after := ""
+	for {
+		page := p.Rooms(RoomQuery{Sort: ByRate, Limit: 8, After: after})
+		for _, r := range page.Rooms {
+			got = append(got, ranked{name: r.Room, score: float64(r.Rate)})
+		}
+		if after = page.Next; after == "" {
+			break
+		}
+	}
+	if len(got) != 50 || !slices.IsSortedFunc(got, rank) || got[0].score != 2 || got[0].name != "r06" {
+		t.Fatal(got)
 	}
 }

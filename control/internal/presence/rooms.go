@@ -5,6 +5,7 @@ import (
 	"container/heap"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"nabat/proto/buspb"
@@ -85,12 +86,22 @@ func (w *crowd) count(id uint32, n *node, members uint32, messages uint64) {
 
 // RoomQuery asks for a page of the list of rooms.
 type RoomQuery struct {
-	Prefix    string // of the name
-	Search    string // anywhere in the name
-	ByMembers bool   // the largest first; else by name
-	Limit     int
-	After     string // Next of the page before
+	Prefix string // of the name
+	Search string // anywhere in the name
+	Sort   Sort
+	Limit  int
+	After  string // Next of the page before
 }
+
+// Sort is an order of rooms.
+type Sort int
+
+// Orders of rooms.
+const (
+	ByName    Sort = iota
+	ByMembers      // the largest first
+	ByRate         // those with the most messages first
+)
 
 // RoomInfo is one room in the list.
 type RoomInfo struct {
@@ -110,13 +121,13 @@ type RoomPage struct {
 }
 
 // Rooms returns a page. By name it costs what the page holds, unless Search
-// passes most over; by members it looks at each room once and sorts none but the
+// passes most over; by members or rate it looks at each room once and sorts none but the
 // page.
 func (w *crowd) Rooms(q RoomQuery) RoomPage {
 	page := RoomPage{Rooms: []RoomInfo{}, Total: w.byName.size}
 	texts := w.rooms.texts
 	fits := func(e entry) bool { return q.Search == "" || strings.Contains(texts[e.id], q.Search) }
-	if q.ByMembers {
+	if q.Sort != ByName {
 		w.largest(q, fits, &page)
 		return page
 	}
@@ -145,13 +156,13 @@ func (w *crowd) Rooms(q RoomQuery) RoomPage {
 
 // ranked is a room and what it is ranked by.
 type ranked struct {
-	name    string
-	id      uint32
-	members uint32
+	name  string
+	id    uint32
+	score float64
 }
 
 func rank(a, b ranked) int {
-	return cmp.Or(cmp.Compare(b.members, a.members), strings.Compare(a.name, b.name))
+	return cmp.Or(cmp.Compare(b.score, a.score), strings.Compare(a.name, b.name))
 }
 
 // topHeap has the last of the page on top.
@@ -167,7 +178,7 @@ func (w *crowd) largest(q RoomQuery, fits func(entry) bool, page *RoomPage) {
 	var last ranked
 	if q.After != "" {
 		count, name, _ := strings.Cut(q.After, ":")
-		_, _ = fmt.Sscan(count, &last.members) // a cursor of somebody's own begins anywhere
+		_, _ = fmt.Sscan(count, &last.score) // a cursor of somebody's own begins anywhere
 		last.name = name
 	}
 	var top topHeap
@@ -177,7 +188,7 @@ func (w *crowd) largest(q RoomQuery, fits func(entry) bool, page *RoomPage) {
 		if !strings.HasPrefix(name, q.Prefix) {
 			return false
 		}
-		r := ranked{name, e.id, w.room[e.id].members()}
+		r := ranked{name, e.id, w.score(e.id, q.Sort)}
 		if q.After != "" && rank(r, last) <= 0 || !fits(e) {
 			return true
 		}
@@ -198,8 +209,15 @@ func (w *crowd) largest(q RoomQuery, fits func(entry) bool, page *RoomPage) {
 	}
 	if more {
 		r := top[len(top)-1]
-		page.Next = fmt.Sprintf("%d:%s", r.members, r.name)
+		page.Next = strconv.FormatFloat(r.score, 'f', -1, 64) + ":" + r.name
 	}
+}
+
+func (w *crowd) score(id uint32, by Sort) float64 {
+	if by == ByRate {
+		return float64(w.room[id].rate(w.now))
+	}
+	return float64(w.room[id].members())
 }
 
 func (w *crowd) info(id uint32) RoomInfo {
