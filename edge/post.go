@@ -18,7 +18,7 @@ type posting struct {
 	media       string           // the body's type
 }
 
-// bodyBytes bounds the request bodies that one loop holds at a time.
+// bodyBytes bounds the request bodies that are under way on one loop.
 func (c *Config) bodyBytes() int { return max(16<<20, 2*int(c.MaxMessageBytes)) }
 
 // publishTime is how long a publish waits for its answer: a backend may decide
@@ -57,7 +57,7 @@ func (r *router) post(h *listen.Handshake, head *listen.Head, rest []byte) {
 			r.refuse(h, p.request, err)
 			return
 		}
-		h.Collect(head, rest, func(body []byte) { r.publish(h, p, id, body) })
+		h.Collect(head, rest, func(body *listen.Body) { r.publish(h, p, id, body) })
 	})
 }
 
@@ -104,13 +104,13 @@ func (r *router) readPosting(head *listen.Head) (posting, *wire.Error) {
 }
 
 // publish is called with the whole body, and answers when NATS has the message.
-func (r *router) publish(h *listen.Handshake, p posting, id *session.Identity, body []byte) {
+func (r *router) publish(h *listen.Handshake, p posting, id *session.Identity, body *listen.Body) {
 	var err *wire.Error
-	if p.publication.Kind, p.publication.Body, err = wire.ParseBody(body, p.media); err != nil {
+	if p.publication.Kind, p.publication.Body, err = wire.ParseBody(body.Bytes(), p.media); err != nil {
 		r.refuse(h, p.request, err)
 		return
 	}
-	h.Await(r.edge.cfg.publishTime(), &wire.Error{Code: wire.Unavailable, RetryMS: 1000,
+	body.Await(r.edge.cfg.publishTime(), &wire.Error{Code: wire.Unavailable, RetryMS: 1000,
 		Reason: "NATS did not confirm the message in time, which may or may not have been published"})
 	(*worker)(r).host().Publish(session.Ref(h.Ref()), id, &p.publication, func(at wire.Position, err *wire.Error) {
 		if err != nil {

@@ -11,18 +11,20 @@ import (
 // with POST only. The name of a room follows.
 const PublishPath = "/v1/rooms/"
 
-// Bodies bounds the bytes of request bodies that the handshakes of one loop hold
-// together, on all its ports. Owner: the loop.
+// Bodies bounds the bytes of request bodies that are under way on one loop, on all
+// its ports: while they arrive, and until they are answered. Owner: the loop.
 type Bodies struct{ max, held int }
 
 // NewBodies returns a bound of max bytes.
 func NewBodies(max int) *Bodies { return &Bodies{max: max} }
 
-// body is what has arrived of a request's body.
-type body struct {
-	want int
-	got  []byte
-	done func(body []byte)
+// Body is that of one request, from its head to its answer. Owner: the loop.
+type Body struct {
+	h       *Handshake
+	want    int
+	got     []byte
+	charged int // bytes, to Limits.Bodies
+	done    func(*Body)
 }
 
 // firstChunk is what is held of a body at once, if it is that long: what was
@@ -48,22 +50,25 @@ func bodyLength(v []byte) (int64, bool) {
 
 // Collect gives the body that head announces to done once it is whole: before
 // Collect returns, where it came with the head. done must end in Respond, Refuse
-// or Await, and gets bytes that are valid during the call only. It is not called
-// when the client leaves, or is too slow for Limits.HeadTimeout, which is for
-// head and body together. The caller has bounded the length.
-func (h *Handshake) Collect(head *Head, rest []byte, done func(body []byte)) {
-	want, held := int(head.Length), h.held
-	h.held = false
-	if len(rest) >= want {
-		done(rest[:want:want])
+// or Await. It is not called when the client leaves, or is too slow for
+// Limits.HeadTimeout, which is for head and body together. The caller has bounded
+// the length.
+func (h *Handshake) Collect(head *Head, rest []byte, done func(*Body)) {
+	held := h.held
+	b := &Body{h: h, want: int(head.Length), done: done}
+	h.held, h.body = false, b
+	if len(rest) >= b.want {
+		if b.charge(b.want) {
+			b.got = rest[:b.want:b.want]
+			done(b)
+		}
 		return
 	}
-	h.body = &body{want: want, done: done}
 	h.buf = nil // rest is copied now
-	h.gather(rest)
+	b.feed(rest)
 	// RFC 9110 §10.1.1: who sends already does not wait for it.
 	if h.state == waiting && len(rest) == 0 && head.Has("Expect", "100-continue") {
-		h.write([]byte("HTTP/1.1 100 Continue\r\n\r\n"))
+		writeNow(h, []byte("HTTP/1.1 100 Continue\r\n\r\n"))
 	}
 	if held && h.state == waiting {
 		if h.tls != nil {
@@ -73,63 +78,65 @@ func (h *Handshake) Collect(head *Head, rest []byte, done func(body []byte)) {
 	}
 }
 
-// gather takes a part of the body. What follows the body is not read: there is
-// one request in a connection.
-func (h *Handshake) gather(p []byte) {
-	b := h.body
+// feed takes a part of the body. What follows the body is not read: there is one
+// request in a connection.
+func (b *Body) feed(p []byte) {
 	p = p[:min(len(p), b.want-len(b.got))]
-	if !h.acceptor.limits.Bodies.grow(b, len(b.got)+len(p)) {
-		h.Refuse(&wire.Error{Code: wire.Overloaded, RetryMS: h.acceptor.limits.RetryAfterSecond * 1000,
-			Reason: "too many bytes of requests are on their way to this node"})
-		return
+	if n := len(b.got) + len(p); n > cap(b.got) {
+		size := min(b.want, max(n, 2*cap(b.got), firstChunk))
+		if !b.charge(size - cap(b.got)) {
+			return
+		}
+		b.got = append(make([]byte, 0, size), b.got...)
 	}
-	if b.got = append(b.got, p...); len(b.got) < b.want {
-		return
+	if b.got = append(b.got, p...); len(b.got) == b.want {
+		b.done(b)
 	}
-	h.body = nil
-	b.done(b.got)
-	h.acceptor.limits.Bodies.release(b)
 }
 
-// grow makes room for n bytes, and reports false when there is none.
-func (l *Bodies) grow(b *body, n int) bool {
-	if n <= cap(b.got) {
+// charge counts n bytes until the request is answered, or refuses it.
+func (b *Body) charge(n int) bool {
+	a := b.h.acceptor
+	if l := a.limits.Bodies; l.held+n <= l.max {
+		l.held += n
+		b.charged += n
 		return true
 	}
-	size := min(b.want, max(n, 2*cap(b.got), firstChunk))
-	if l.held+size-cap(b.got) > l.max {
-		return false
-	}
-	l.held += size - cap(b.got)
-	b.got = append(make([]byte, 0, size), b.got...)
-	return true
+	b.h.Refuse(&wire.Error{Code: wire.Overloaded, RetryMS: a.limits.RetryAfterSecond * 1000,
+		Reason: "too many bytes of requests are under way on this node"})
+	return false
 }
 
-func (l *Bodies) release(b *body) { l.held -= cap(b.got) }
-
-// dropBody forgets a body that will not be whole.
-func (h *Handshake) dropBody() {
-	if h.body != nil {
-		h.acceptor.limits.Bodies.release(h.body)
-		h.body = nil
+// forget gives back what was charged. b may be nil.
+func (b *Body) forget() {
+	if b != nil {
+		b.h.acceptor.limits.Bodies.held -= b.charged
+		b.h.body = nil
 	}
 }
+
+// Bytes is the whole body, until done returns.
+func (b *Body) Bytes() []byte { return b.got }
 
 // Await holds the connection for an answer that comes in a later turn, within
 // limit from now; then late is the answer. What follows waits in the socket.
-func (h *Handshake) Await(limit time.Duration, late *wire.Error) {
-	h.held, h.late, h.buf = true, late, nil
+func (b *Body) Await(limit time.Duration, late *wire.Error) {
+	h := b.h
+	b.got, h.buf = nil, nil
+	h.held, h.late = true, late
 	h.deadline = h.acceptor.loop.Now().Add(limit)
 	h.acceptor.loop.WakeIn(h.ref, limit)
 }
 
 // cutShort refuses a request whose client has ended before its body was whole
 // (RFC 9112 §8). It may still read.
-func (h *Handshake) cutShort() {
-	h.Refuse(malformed("the body ended after %d of %d bytes (RFC 9112 §8)", len(h.body.got), h.body.want))
+func (b *Body) cutShort() {
+	b.h.Refuse(malformed("the body ended after %d of %d bytes (RFC 9112 §8)", len(b.got), b.want))
 }
 
-func (h *Handshake) bodyTimeout() *wire.Error {
-	return &wire.Error{Code: wire.BodyTimeout, RetryMS: h.acceptor.limits.RetryAfterSecond * 1000,
-		Reason: fmt.Sprintf("%d of the body's %d bytes arrived in %s, which is for head and body together", len(h.body.got), h.body.want, h.acceptor.limits.HeadTimeout)}
+// timeOut refuses a request whose body was too slow.
+func (b *Body) timeOut() {
+	l := &b.h.acceptor.limits
+	b.h.Refuse(&wire.Error{Code: wire.BodyTimeout, RetryMS: l.RetryAfterSecond * 1000,
+		Reason: fmt.Sprintf("%d of the body's %d bytes arrived in %s, which is for head and body together", len(b.got), b.want, l.HeadTimeout)})
 }

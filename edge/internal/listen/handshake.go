@@ -37,7 +37,7 @@ type Handshake struct {
 	buf      []byte // a partial head, or a held one with what came behind it
 	scanned  int
 	tls      *tlsconn.Conn // nil on a plain port
-	body     *body         // nil unless one is being collected
+	body     *Body         // nil unless the router wants one
 	late     *wire.Error   // the answer, where the router gives none in time; nil: it still checks the token
 	deadline time.Time     // of the whole, where something else wakes before
 	client   netip.Addr
@@ -89,7 +89,7 @@ func (h *Handshake) Ready(ev loop.Events) {
 
 func (h *Handshake) feed(b []byte) {
 	if h.body != nil {
-		h.gather(b)
+		h.body.feed(b)
 		return
 	}
 	if h.buf != nil {
@@ -166,7 +166,7 @@ func (h *Handshake) leave() {
 	}
 	h.state = done
 	h.buf = nil
-	h.dropBody()
+	h.body.forget()
 	h.acceptor.trim()
 }
 
@@ -179,10 +179,10 @@ func (h *Handshake) Wake() {
 		h.wakeShaking()
 	case h.deadline.After(h.acceptor.loop.Now()):
 		h.acceptor.loop.WakeIn(h.ref, h.deadline.Sub(h.acceptor.loop.Now()))
-	case h.body != nil:
-		h.Refuse(h.bodyTimeout())
 	case h.late != nil:
 		h.Refuse(h.late)
+	case h.body != nil:
+		h.body.timeOut()
 	case h.held:
 		h.Refuse(&wire.Error{Code: wire.Overloaded, RetryMS: h.acceptor.limits.RetryAfterSecond * 1000,
 			Reason: "the token was not checked in " + h.acceptor.limits.HeadTimeout.String()})

@@ -127,9 +127,9 @@ func (h *Handshake) flush() {
 	}
 }
 
-// send is write for the last that there is to say.
+// send is writeNow for the last that there is to say.
 func (h *Handshake) send(b []byte) bool {
-	if !h.write(b) {
+	if !writeNow(h, b) {
 		return false
 	}
 	if h.tls != nil {
@@ -139,9 +139,9 @@ func (h *Handshake) send(b []byte) bool {
 	return h.state == waiting
 }
 
-// write sends a small response at once; what does not fit is lost. It reports
+// writeNow sends a small response at once; what does not fit is lost. It reports
 // false when there is nobody who could read it.
-func (h *Handshake) write(b []byte) bool {
+func writeNow(h *Handshake, b []byte) bool {
 	if h.shaking() {
 		return false
 	}
@@ -174,7 +174,7 @@ func (h *Handshake) endOfInput() {
 		return
 	}
 	if h.body != nil && h.tls == nil {
-		h.cutShort()
+		h.body.cutShort()
 		return
 	}
 	h.finish("gone")
