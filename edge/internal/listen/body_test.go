@@ -224,6 +224,23 @@ func TestManyUnfinishedBodiesAreHandshakesInFlight(t *testing.T) {
 	}
 }
 
+// Whoever is sent away while something is done for it is not told that nothing was.
+func TestAnAwaitedAnswerMakesRoom(t *testing.T) {
+	s := serve(t, Limits{})
+	first := s.dial()
+	write(t, first, posted("later", 5, "")+"hello")
+	await(t, s.hold)
+	await(t, s.served)
+	for range s.door.limits.MaxHandshakes {
+		write(t, s.dial(), posted("room", 5, ""))
+		await(t, s.served)
+	}
+	a := read(t, first, "POST")
+	if code, _ := a.refusal(t); a.status != 503 || code != string(wire.Unavailable) {
+		t.Errorf("%+v", a)
+	}
+}
+
 func TestAnAnswerThatIsAwaited(t *testing.T) {
 	s := serve(t, Limits{})
 	conn := s.dial()

@@ -192,6 +192,10 @@ func (h *Handshake) Wake() {
 }
 
 func (h *Handshake) sendAway() {
+	if h.late != nil {
+		h.Refuse(h.late) // what it asked for may have been done
+		return
+	}
 	if h.shaking() {
 		h.tls.Fail(tlsconn.Overloaded)
 	}
