@@ -142,7 +142,8 @@ type Config struct {
 	// MaxTLSHandshakes bounds TLS handshakes under way, each of which has a
 	// goroutine; others wait. Default 1024.
 	MaxTLSHandshakes int `config:"max_tls_handshakes" help:"TLS handshakes under way; others wait for their turn"`
-	// HandshakeTimeout is the time for a complete request head. Default 10 s.
+	// HandshakeTimeout is the time for a complete request head, and its body where
+	// it has one. Default 10 s.
 	HandshakeTimeout time.Duration `config:"handshake_timeout" help:"time for a complete request head"`
 	// MaxHeadBytes bounds the request head. Default 16 KiB.
 	MaxHeadBytes config.Bytes `config:"max_head_bytes" help:"size of a request head"`

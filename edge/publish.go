@@ -8,7 +8,10 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"nabat/edge/internal/listen"
+	"nabat/edge/internal/loop"
 	"nabat/edge/internal/session"
+	"nabat/edge/internal/transport"
 	"nabat/edge/internal/upstream"
 	"nabat/internal/bus"
 	"nabat/proto/subject"
@@ -57,7 +60,7 @@ func messageID(id *session.Identity, room, own string) string {
 }
 
 func (w *worker) published(ref session.Ref, at wire.Position, err error, done func(wire.Position, *wire.Error)) {
-	if c := w.client(ref); c == nil || c.Leaving() {
+	if !w.waits(ref) {
 		return
 	}
 	switch {
@@ -72,4 +75,15 @@ func (w *worker) published(ref session.Ref, at wire.Position, err error, done fu
 		done(at, &wire.Error{Code: wire.Unavailable, RetryMS: 1000,
 			Reason: "NATS did not confirm the message, which may or may not have been published: " + err.Error()})
 	}
+}
+
+// waits reports that who published is there to hear of it.
+func (w *worker) waits(ref session.Ref) bool {
+	switch c := w.loop.Handler(loop.Ref(ref)).(type) {
+	case transport.Client:
+		return !c.Leaving()
+	case *listen.Handshake:
+		return c.Open()
+	}
+	return false
 }

@@ -3,8 +3,11 @@ package edge
 import (
 	"fmt"
 	"math"
+	"net/netip"
 	"time"
 
+	"nabat/edge/internal/listen"
+	"nabat/edge/internal/loop"
 	"nabat/edge/internal/quota"
 	"nabat/edge/internal/rate"
 	"nabat/edge/internal/session"
@@ -92,12 +95,8 @@ func (h host) mayPublishNow(ref session.Ref, id *session.Identity, pol *policy.P
 	}
 	q, now := h.edge.quotas, h.since()
 	if pol != nil && pol.Rates != nil {
-		client, _ := h.Name(ref)
-		if id != nil && id.User != "" {
-			client = id.User
-		}
 		l := rate.Limit{PerSecond: int64(pol.Rates.Publish), Burst: int64(max(pol.Rates.Burst, pol.Rates.Publish))}
-		if wait := q.Take(q.Owner("publish "+pol.Match, client), l, 1, now); wait > 0 {
+		if wait := q.Take(q.Owner("publish "+pol.Match, h.publisher(ref, id)), l, 1, now); wait > 0 {
 			return tooFast("you publish too many messages in a second to rooms of "+pol.Match, wait)
 		}
 	}
@@ -108,6 +107,24 @@ func (h host) mayPublishNow(ref session.Ref, id *session.Identity, pol *policy.P
 		}
 	}
 	return nil
+}
+
+// publisher is whose publishes a rate of a policy counts together: the user's, and
+// without one the connection's. A connection that brings a single message has no
+// rate, so there it is the address's (IPv6: the /64's, as elsewhere).
+func (h host) publisher(ref session.Ref, id *session.Identity) string {
+	if id != nil && id.User != "" {
+		return id.User
+	}
+	if c, ok := h.loop.Handler(loop.Ref(ref)).(*listen.Handshake); ok {
+		a := c.Client().Unmap()
+		if a.Is6() {
+			return netip.PrefixFrom(a, 64).Masked().String()
+		}
+		return a.String()
+	}
+	name, _ := h.Name(ref)
+	return name
 }
 
 func tooFast(reason string, wait int64) *wire.Error {

@@ -28,10 +28,14 @@ const (
 // help is the answer to every path that the edge does not serve.
 const help = "This is a Nabat edge: it carries messages, not pages.\n\n" +
 	"  WebSocket      new WebSocket(\"ws://HOST/ws?room=sports.news\")\n" +
-	"  event stream   curl -N \"http://HOST/sse?room=sports.news\"\n\n" +
+	"  event stream   curl -N \"http://HOST/sse?room=sports.news\"\n" +
+	"  publish        curl -d '{\"title\":\"hello\"}' http://HOST/v1/rooms/sports.news\n\n" +
 	"Messages come from NATS: nats pub room.sports.news '{\"title\":\"hello\"}'\n"
 
 var errDraining = &wire.Error{Code: wire.Draining, Reason: "this node is stopping; try again", RetryMS: 1000}
+
+// errUninformed: else a good token would be refused for good, by a key not yet known.
+var errUninformed = &wire.Error{Code: wire.Unavailable, Reason: "this node has no policies, keys and blocks yet: is a control service running?", RetryMS: 1000}
 
 // Serve implements listen.Router.
 func (r *router) Serve(h *listen.Handshake, head *listen.Head, rest []byte) {
@@ -39,13 +43,18 @@ func (r *router) Serve(h *listen.Handshake, head *listen.Head, rest []byte) {
 		h.Refuse(errDraining)
 		return
 	}
-	switch path := string(head.Path); path {
+	path := string(head.Path)
+	if strings.HasPrefix(path, listen.PublishPath) {
+		r.post(h, head, rest)
+		return
+	}
+	switch path {
 	case "/ws", "/sse", "/echo":
 		if path == "/echo" && !r.edge.cfg.Echo {
 			break
 		}
 		if string(head.Method) == "OPTIONS" {
-			r.preflight(h, head)
+			r.preflight(h, head, "Access-Control-Allow-Methods: GET", "Access-Control-Allow-Headers: Authorization, Last-Event-ID")
 			return
 		}
 		if string(head.Method) != "GET" {
@@ -65,7 +74,7 @@ func (r *router) Serve(h *listen.Handshake, head *listen.Head, rest []byte) {
 		h.Respond(204, "", nil, "Allow: GET, HEAD, OPTIONS")
 		return
 	}
-	h.Refuse(&wire.Error{Code: wire.NotFound, Reason: "there is nothing at this path: use /ws?room=NAME for WebSockets, /sse?room=NAME for event streams"})
+	h.Refuse(&wire.Error{Code: wire.NotFound, Reason: "there is nothing at this path: use /ws?room=NAME for WebSockets, /sse?room=NAME for event streams, POST /v1/rooms/NAME to publish"})
 }
 
 // request is what a client asked for, kept while its token is being checked.
@@ -94,8 +103,7 @@ func (r *router) serve(h *listen.Handshake, head *listen.Head, rest []byte, path
 		err = ws.Check(head)
 	}
 	if err == nil && path != "/echo" && !r.edge.informed() {
-		// Else a good token would be refused for good, by a key not yet known.
-		err = &wire.Error{Code: wire.Unavailable, Reason: "this node has no policies, keys and blocks yet: is a control service running?", RetryMS: 1000}
+		err = errUninformed
 	}
 	if err != nil {
 		r.refuse(h, q, err)
@@ -105,16 +113,25 @@ func (r *router) serve(h *listen.Handshake, head *listen.Head, rest []byte, path
 		r.upgradeEcho(h, head, rest)
 		return
 	}
-	w, ref := (*worker)(r), session.Ref(h.Ref())
-	if q.token == "" && (!r.edge.cfg.HookConnect || path == "/ws" && len(q.rooms) == 0) {
-		r.admit(h, head, rest, q, nil) // of a WebSocket without rooms connect may tell who it is
+	if q.token == "" && path == "/ws" && len(q.rooms) == 0 {
+		r.admit(h, head, rest, q, nil) // connect may tell who it is
 		return
 	}
-	// A check in line answers before verify returns, and nothing is copied.
+	r.identify(h, head, rest, q, func(head *listen.Head, rest []byte, id *session.Identity) { r.admit(h, head, rest, q, id) })
+}
+
+// identify finds out who the client is, and calls next with that and with head and
+// rest as they are then. It refuses the client whose token is not good.
+func (r *router) identify(h *listen.Handshake, head *listen.Head, rest []byte, q request, next func(*listen.Head, []byte, *session.Identity)) {
+	if q.token == "" && !r.edge.cfg.HookConnect {
+		next(head, rest, nil)
+		return
+	}
+	// A check in line answers before identify returns, and nothing is copied.
 	inline, answered := true, false
 	var heldHead *listen.Head
 	var heldRest []byte
-	w.identify(ref, h.Client(), q.token, func(id *session.Identity, err *wire.Error) {
+	(*worker)(r).identify(session.Ref(h.Ref()), h.Client(), q.token, func(id *session.Identity, err *wire.Error) {
 		answered = true
 		useHead, useRest := head, rest
 		if !inline {
@@ -127,7 +144,7 @@ func (r *router) serve(h *listen.Handshake, head *listen.Head, rest []byte, path
 		case err != nil:
 			r.refuse(h, q, err)
 		default:
-			r.admit(h, useHead, useRest, q, id)
+			next(useHead, useRest, id)
 		}
 	})
 	if inline = false; !answered {
@@ -337,7 +354,8 @@ func (r *router) refuse(h *listen.Handshake, q request, err *wire.Error) {
 	h.Refuse(err, headers...)
 }
 
-func (r *router) preflight(h *listen.Handshake, head *listen.Head) {
+// preflight answers a page that asks what it may do: allows says.
+func (r *router) preflight(h *listen.Handshake, head *listen.Head, allows ...string) {
 	origin, _ := head.Header("Origin")
 	host, _ := head.Header("Host")
 	ok, exact := r.edge.origins.allows(string(origin), string(host))
@@ -345,8 +363,7 @@ func (r *router) preflight(h *listen.Handshake, head *listen.Head) {
 		h.Refuse(&wire.Error{Code: wire.OriginNotAllowed, Reason: "this origin is not on the allow-list: add it to origins"})
 		return
 	}
-	h.Respond(204, "", nil, append(cors(origin, exact), "Access-Control-Allow-Methods: GET",
-		"Access-Control-Allow-Headers: Authorization, Last-Event-ID", "Access-Control-Max-Age: 600")...)
+	h.Respond(204, "", nil, append(append(cors(origin, exact), allows...), "Access-Control-Max-Age: 600")...)
 }
 
 // cors lets a page of origin read the answer; exact is what allows said.

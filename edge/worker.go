@@ -95,12 +95,13 @@ func newWorker(e *Edge, index int, sockets sockets) (*worker, error) {
 	w.open(sockets, listen.Limits{MaxHead: int(c.MaxHeadBytes),
 		HeadTimeout: c.HandshakeTimeout, MaxHandshakes: max(c.MaxHandshakes/c.Loops, 1),
 		MaxConnections: max(c.MaxConnections/c.Loops, 1), RetryAfterSecond: 2,
-		Proxies: proxies, Seats: w.seats, Rate: pace, MaxWaiting: waiting})
+		Proxies: proxies, Seats: w.seats, Rate: pace, MaxWaiting: waiting, Bodies: listen.NewBodies(c.bodyBytes())})
 	return w, l.Do(func() {
 		l.SetTurn(w)
 		l.OnRemove(func(ref loop.Ref) {
 			w.seats.Leave(ref.Slot)
 			delete(w.came, ref.Slot)
+			delete(w.outboxes, session.Ref(ref)) // of one that published without a session
 		})
 	})
 }

@@ -123,6 +123,7 @@ func TestProxies(t *testing.T) {
 			until(t, "the edge has let go of the first connection", func() bool { return s.connections(t) == 0 })
 			s.webSocket(t, url)
 			s.eventStream(t, url)
+			s.post(t, url)
 			s.addresses(t, url)
 		})
 	}
@@ -195,6 +196,34 @@ func (s *system) eventStream(t *testing.T, url string) {
 	read("at once")
 	_ = r.Body.Close()
 	until(t, "the edge has noticed that the client left", func() bool { return s.connections(t) == 0 })
+}
+
+// post: a publish over HTTP, and its path, arrive as they were sent.
+func (s *system) post(t *testing.T, url string) {
+	t.Helper()
+	transport := &http.Transport{DisableKeepAlives: true}
+	var status int
+	var answer []byte
+	until(t, "the address of the connection before is free", func() bool {
+		req, err := http.NewRequestWithContext(t.Context(), "POST", url+"/v1/rooms/a%2Fb%20c+d", strings.NewReader(`{"text":"hi"}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := transport.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = r.Body.Close() }()
+		if answer, err = io.ReadAll(r.Body); err != nil {
+			t.Fatal(err)
+		}
+		status = r.StatusCode
+		return status != http.StatusTooManyRequests
+	})
+	if status != http.StatusOK || !strings.HasPrefix(string(answer), `{"published":{"room":"a/b c+d","epoch":"`) {
+		t.Fatalf("%d %s", status, answer)
+	}
+	until(t, "the edge has let go of it", func() bool { return s.connections(t) == 0 })
 }
 
 // addresses: the edge tells clients apart by their own addresses. Each may have

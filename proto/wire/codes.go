@@ -56,6 +56,8 @@ const (
 	OriginNotAllowed Code = "origin_not_allowed"
 	HeadTooLarge     Code = "head_too_large"
 	HeadTimeout      Code = "head_timeout"
+	LengthRequired   Code = "length_required"
+	BodyTimeout      Code = "body_timeout"
 	HTTPVersion      Code = "http_version"
 	TLSOnPlainPort   Code = "tls_on_plain_port"
 	PlainOnTLSPort   Code = "plain_on_tls_port"
@@ -122,6 +124,8 @@ var Table = []Entry{
 	{OriginNotAllowed, 403, 0, false, "The web page's origin is not on the allow-list."},
 	{HeadTooLarge, 431, 0, false, "The request head is larger than this server takes."},
 	{HeadTimeout, 408, 0, true, "The request head did not arrive in time."},
+	{LengthRequired, 411, 0, false, "The request has a body, and does not say its length beforehand."},
+	{BodyTimeout, 408, 0, true, "The request's body did not arrive in time."},
 	{HTTPVersion, 505, 0, false, "Only HTTP/1.1 is spoken on this port."},
 	{TLSOnPlainPort, 400, 0, false, "A TLS handshake arrived on a port without TLS."},
 	{PlainOnTLSPort, 400, 0, false, "Plain HTTP arrived on a port that speaks TLS."},

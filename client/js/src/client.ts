@@ -3,6 +3,7 @@ import { Emitter } from './emitter.js';
 import type { Link, LinkEvents, Patience, Via } from './link.js';
 import { NabatError, addressOf, comeBack, pause, type Address, type Connected, type End, type Frame, type HistoryPage, type PresencePage, type Published } from './protocol.js';
 import { bodyOf, newId } from './publication.js';
+import { post } from './post.js';
 import { Requests } from './requests.js';
 import { Room, type HistoryOptions, type PresenceOptions, type PublishOptions, type RoomHost, type RoomOptions } from './room.js';
 import { Session, type SessionHost } from './session.js';
@@ -36,7 +37,7 @@ export interface Options {
   iteratorBuffer?: number;
   /**
    * After so many tries in which no WebSocket opened, event streams are tried,
-   * too. Default 3; 0 for never.
+   * too, and publish goes by HTTP requests. Default 3; 0 for never.
    */
   fallbackAfter?: number;
   /** Instead of the global one, for a Node that has none. */
@@ -102,6 +103,8 @@ export class Client extends Emitter<ClientEvents> {
   #liveSince = 0;
   #heard = 0;
   #token: Token;
+  #carried = ''; // the token that posts carry: the stream's, or a newer one
+  readonly #over = new AbortController();
   #transports: Transports;
   readonly #via: Via | undefined;
   #direct = true; // the connection, or the try, is not via another way
@@ -223,6 +226,7 @@ export class Client extends Emitter<ClientEvents> {
       });
     }
     this.#token.replace(token);
+    this.#carried = token;
   }
 
   /** close ends the connection, the rooms, and all that waits. */
@@ -259,7 +263,9 @@ export class Client extends Emitter<ClientEvents> {
       return;
     }
     const stream = this.#transports.next();
+    this.#carried = token;
     if (stream && this.#rooms.size === 0) {
+      this.#post();
       this.#say({ state: 'waiting', ms: Infinity, reason: 'an event stream needs a room' });
       return;
     }
@@ -275,6 +281,11 @@ export class Client extends Emitter<ClientEvents> {
       // Such as ws: on a page of https:.
       this.#stop(new NabatError('unsupported', String(error)));
     }
+  }
+
+  /** #post lets publications go out beside a link that only receives, or none. */
+  #post(): void {
+    this.#requests.post((command) => post(this.#address.post, this.#carried, command, this.#over.signal));
   }
 
   #events(turn: number): LinkEvents {
@@ -340,7 +351,7 @@ export class Client extends Emitter<ClientEvents> {
     this.#liveSince = this.#heard = Date.now();
     this.#token.accepted(answer.expires);
     const receiveOnly = this.#session?.receiveOnly ?? false;
-    if (receiveOnly) this.#requests.end(new NabatError('receive_only', 'WebSockets do not pass here, and an event stream only receives'));
+    if (receiveOnly) this.#post();
     this.#say({ state: 'live', receiveOnly });
     this.emit('connected', answer);
     for (const { resolve } of this.#waiting.splice(0)) resolve(answer);
@@ -423,7 +434,6 @@ export class Client extends Emitter<ClientEvents> {
   ask(command: Command, timeout = this.#options.timeout ?? 60_000, signal?: AbortSignal): Promise<Frame> {
     const error = this.#final();
     if (error) return Promise.reject(error);
-    if (this.#session?.live && this.#session.receiveOnly) return Promise.reject(new NabatError('receive_only', 'an event stream only receives'));
     return this.#requests.ask(command, Math.min(timeout, 100_000), signal);
   }
 
@@ -449,6 +459,7 @@ export class Client extends Emitter<ClientEvents> {
     this.#drop();
     globalThis.removeEventListener?.('online', this.#online);
     this.#requests.end(error);
+    this.#over.abort(error);
     for (const room of this.#rooms.values()) {
       if (state.state === 'stopped') room.refused(error);
       else room.end();

@@ -180,7 +180,7 @@ export function endOf(status: number, reason: string): End {
 
 /** The codes after which trying the same again later is of use. */
 const passing = new Set([
-  'rate_limited', 'too_many_connections', 'unavailable', 'overloaded', 'no_responders', 'hook_unavailable', 'namespace_full', 'token_expired', 'head_timeout', 'draining', 'slow', 'drain',
+  'rate_limited', 'too_many_connections', 'unavailable', 'overloaded', 'no_responders', 'hook_unavailable', 'namespace_full', 'token_expired', 'head_timeout', 'body_timeout', 'draining', 'slow', 'drain',
   'moved',
 ]);
 
@@ -224,6 +224,8 @@ export function cursorOf(list: Position[]): string {
 export interface Address {
   ws: string;
   sse: string;
+  /** A room's name goes behind its path. */
+  post: string;
   /** What the query named. */
   rooms: string[];
   token: string;
@@ -244,5 +246,5 @@ export function addressOf(url: string): Address {
   u.hash = '';
   const prefix = u.pathname.replace(/\/(ws|sse)?$/, '');
   const at = (scheme: string, path: string): string => `${scheme}${secure ? 's' : ''}://${u.host}${prefix}${path}${u.search}`;
-  return { ws: at('ws', '/ws'), sse: at('http', '/sse'), rooms, token };
+  return { ws: at('ws', '/ws'), sse: at('http', '/sse'), post: at('http', '/v1/rooms/'), rooms, token };
 }

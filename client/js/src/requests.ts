@@ -34,6 +34,8 @@ export class Requests {
   #made = 0;
   #paused: ReturnType<typeof setTimeout> | undefined;
   #send: ((command: Command) => number) | undefined;
+  #post: ((command: Command) => Promise<Frame>) | undefined; // instead of send
+  #posts = 0; // ids of those are below 0: no connection has such
 
   constructor(bound: number) {
     this.#bound = bound;
@@ -43,6 +45,10 @@ export class Requests {
     return new Promise((resolve, reject: (reason: unknown) => void) => {
       if (signal?.aborted) {
         reject(signal.reason);
+        return;
+      }
+      if (this.#post && command.verb !== 'publish') {
+        reject(receiveOnly());
         return;
       }
       if (this.#waiting.length >= this.#bound) {
@@ -63,17 +69,29 @@ export class Requests {
   /** open lets requests go out; send returns the id of what it sent. */
   open(send: (command: Command) => number): void {
     this.#send = send;
+    this.#post = undefined;
     this.#flush();
   }
 
-  /** lost takes back what was not answered. */
+  /**
+   * post lets publications go out where there is no connection that sends: one at a
+   * time, for each is a request of its own, and such overtake each other. What else
+   * waits is refused.
+   */
+  post(send: (command: Command) => Promise<Frame>): void {
+    this.#post = send;
+    for (const request of [...this.#waiting]) if (request.command.verb !== 'publish') this.#forget(request, receiveOnly());
+    this.#flush();
+  }
+
+  /** lost takes back what was not answered. What was posted goes on: it needs no connection. */
   lost(): void {
-    this.#send = undefined;
+    this.#send = this.#post = undefined;
     clearTimeout(this.#paused);
     this.#paused = undefined;
-    const sent = [...this.#sent.values()];
-    this.#sent.clear();
-    for (const request of sent) {
+    for (const [id, request] of [...this.#sent]) {
+      if (id < 0) continue;
+      this.#sent.delete(id);
       if (!isCall(request)) this.#putBack(request);
       else this.#settle(request).reject(new NabatError('disconnected', 'the connection ended before the answer: the call may or may not have been carried out'));
     }
@@ -105,7 +123,9 @@ export class Requests {
   /** end refuses everything. */
   end(error: NabatError): void {
     this.lost();
-    for (const request of this.#waiting.splice(0)) this.#settle(request).reject(error);
+    const posted = [...this.#sent.values()];
+    this.#sent.clear();
+    for (const request of [...posted, ...this.#waiting.splice(0)]) this.#settle(request).reject(error);
   }
 
   #putBack(request: Request): void {
@@ -114,7 +134,16 @@ export class Requests {
   }
 
   #flush(): void {
-    if (!this.#send || this.#paused !== undefined) return;
+    if (this.#paused !== undefined || [...this.#sent.keys()].some((id) => id < 0)) return;
+    if (this.#post) {
+      const request = this.#waiting.shift();
+      if (!request) return;
+      const id = --this.#posts;
+      this.#sent.set(id, request);
+      void this.#post(request.command).then((frame) => this.answer(id, frame));
+      return;
+    }
+    if (!this.#send) return;
     let calls = [...this.#sent.values()].filter(isCall).length;
     let others = this.#sent.size - calls;
     for (let at = 0; at < this.#waiting.length && (calls < window.call || others < window.other); ) {
@@ -153,4 +182,8 @@ export class Requests {
 
 function isCall(request: Request): boolean {
   return request.command.verb === 'rpc';
+}
+
+function receiveOnly(): NabatError {
+  return new NabatError('receive_only', 'WebSockets do not pass here, and beside an event stream there is only publish');
 }

@@ -298,7 +298,7 @@ test('where WebSockets do not pass, an event stream receives and resumes', async
   await until('both are back', () => more.includes('recovered'));
   assert.deepEqual(lines, ['joined', '1', 'recovered', 'recovered', '3', '4']);
   assert.deepEqual(more, ['joined', '2', 'recovered']);
-  await rejects(client.publish(one, 5), 'receive_only');
+  await rejects(client.history(one), 'receive_only');
 });
 
 test('an event stream that is refused says why', async () => {

@@ -97,13 +97,27 @@ for (const [name, options] of [['JSON', {}], ['Protobuf', { protocol: proto }]] 
   });
 }
 
+/** What becomes of the nth publication, from 1 on: it goes on, its answer is lost, or the proxy answers itself. */
+type Fate = (n: number) => 'passes' | 'is lost' | number;
+
 /** A proxy that speaks HTTP and does not know WebSockets. */
-async function proxy(refusal: string): Promise<[string, () => number]> {
+async function proxy(refusal: string, fate: Fate = () => 'passes'): Promise<[string, () => number, () => number]> {
   const target = new URL(nabat.edge);
   let refused = 0;
+  let posts = 0;
   const server = http.createServer((request, response) => {
     const { url: path, method, headers } = request;
+    const then = method === 'POST' ? fate(++posts) : 'passes';
+    if (typeof then === 'number') {
+      request.resume();
+      response.writeHead(then).end('<html>');
+      return;
+    }
     const onward = http.request({ host: target.hostname, port: target.port, path, method, headers }, (answer) => {
+      if (then === 'is lost') {
+        response.destroy();
+        return;
+      }
       response.writeHead(answer.statusCode!, answer.headers);
       response.flushHeaders();
       answer.pipe(response);
@@ -118,7 +132,7 @@ async function proxy(refusal: string): Promise<[string, () => number]> {
   });
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
   ends.push(() => (server.closeAllConnections(), server.close()));
-  return [`http://127.0.0.1:${(server.address() as net.AddressInfo).port}`, () => refused];
+  return [`http://127.0.0.1:${(server.address() as net.AddressInfo).port}`, () => refused, () => posts];
 }
 
 for (const status of ['403 Forbidden', '502 Bad Gateway', '200 OK']) {
@@ -138,3 +152,93 @@ for (const status of ['403 Forbidden', '502 Bad Gateway', '200 OK']) {
     await assert.rejects(client.call('echo'), (e: NabatError) => e.code === 'receive_only');
   });
 }
+
+/** streaming is a client in a room that only receives. */
+async function streaming(url: string, options: Options = {}): Promise<[Client, string, unknown[]]> {
+  const name = `${fresh()}.日本 %/+`;
+  const client = open(url, { fallbackAfter: 1, rooms: [name], ...options });
+  const got: unknown[] = [];
+  client.room(name).on('message', (m) => got.push(m.data ?? m.text ?? m.binary));
+  await within('join', client.room(name).ready());
+  assert.deepEqual(client.state, { state: 'live', receiveOnly: true });
+  return [client, name, got];
+}
+
+const refusedAs = (code: string) => (e: NabatError) => e.code === code;
+
+test('beside an event stream publications go out by requests, in order', async () => {
+  const [url, , posts] = await proxy('403 Forbidden');
+  const [client, name, got] = await streaming(url);
+  const room = client.room(name);
+  const heard: (string | undefined)[] = [];
+  room.on('message', (m) => heard.push(m.event));
+  const published = await within('answers', Promise.all([...Array.from({ length: 20 }, (_, n) => room.publish(n)), room.publish('plain', { as: 'text', event: 'säid', key: 'k' }), room.publish(new Uint8Array([255, 0]))]));
+  const offsets = published.map((p) => p.offset!);
+  assert.deepEqual(offsets, [...offsets].sort((a, b) => a - b));
+  assert.ok(published.every((p) => p.room === name && p.epoch !== undefined));
+  await until('messages', () => got.length === 22);
+  assert.deepEqual(got, [...Array.from({ length: 20 }, (_, n) => n), 'plain', new Uint8Array([255, 0])]);
+  assert.equal(heard[20], 'säid');
+  assert.equal(posts(), 22);
+  for (const other of [room.history(), room.presence(), client.call('echo')]) await assert.rejects(other, refusedAs('receive_only'));
+});
+
+test('what was to be published before the stream was there goes out then, and the rest is refused', async () => {
+  const [url] = await proxy('403 Forbidden');
+  const name = fresh();
+  const client = open(url, { fallbackAfter: 1, rooms: [name] });
+  const first = client.publish(name, 1);
+  const past = client.history(name);
+  await assert.rejects(within('history', past), refusedAs('receive_only'));
+  assert.equal((await within('publish', first)).room, name);
+});
+
+test('a client in no room publishes, too', async () => {
+  const [url] = await proxy('403 Forbidden');
+  const client = open(url, { fallbackAfter: 1 });
+  assert.equal(typeof (await within('publish', client.publish(fresh(), 1))).offset, 'number');
+});
+
+test('a publication whose answer was lost goes out again, before those behind it, and is stored once', async () => {
+  const [url, , posts] = await proxy('403 Forbidden', (n) => (n === 1 ? 'is lost' : n === 2 ? 502 : 'passes'));
+  const [client, name, got] = await streaming(url);
+  const published = await within('answers', Promise.all([1, 2, 3].map((n) => client.publish(name, n))));
+  const [a, b, c] = published.map((p) => p.offset!);
+  assert.ok(a! < b! && b! < c!);
+  await until('messages', () => got.length === 3);
+  assert.deepEqual(got, [1, 2, 3]);
+  assert.equal(posts(), 5);
+});
+
+test('a publication is on its way while the stream begins anew', async () => {
+  const [url, , posts] = await proxy('403 Forbidden');
+  const [client, name, got] = await streaming(url);
+  const published = client.publish(name, 1);
+  await within('another room', client.room(fresh()).ready()); // on a new stream
+  await within('the answer', published);
+  await client.publish(name, 2);
+  await until('messages', () => got.length === 2);
+  assert.deepEqual(got, [1, 2]);
+  assert.equal(posts(), 2);
+});
+
+test('a publication that is refused is rejected with the reason, and the next one goes out', async () => {
+  const [url] = await proxy('403 Forbidden', (n) => (n === 3 ? 404 : 'passes'));
+  const token = nabat.token('--user', 'alice', '--subscribe', '>', '--publish', 'more.>');
+  const [client, name] = await streaming(url, { token });
+  await assert.rejects(client.publish('elsewhere', 1), (e: NabatError) => e.code === 'not_allowed' && e.message === 'publish to elsewhere is not granted');
+  await assert.rejects(client.publish('a..b', 1), refusedAs('bad_room'));
+  await assert.rejects(client.publish(name, 1), refusedAs('refused')); // says a proxy
+  await assert.rejects(client.publish('\ud800', 1), refusedAs('bad_room'));
+  await assert.rejects(client.publish(name, 'x'.repeat(70_000)), refusedAs('too_large'));
+  assert.equal((await client.publish(name, 1)).room, name);
+});
+
+test('close rejects what is being published', async () => {
+  const [url] = await proxy('403 Forbidden', () => 502);
+  const [client, name] = await streaming(url);
+  const published = client.publish(name, 1);
+  published.catch(() => undefined);
+  client.close();
+  await assert.rejects(published, refusedAs('closed'));
+});

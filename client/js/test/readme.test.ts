@@ -28,8 +28,8 @@ function run(name: string, source: string): Promise<string> {
     .replaceAll('https://edge.example.com', nabat.edge)
     // The example's loop has no end: its reader's program runs for ever.
     .replace(/^(for await \(const message of chat\)) (.*);$/m, '$1 { $2; break; }')
-    // A backend speaks when the loop listens.
-    .replace(/^for await \(const message of chat\)/m, 'setTimeout(() => chat.publish({ text: "again" }), 200);\n$&');
+    // A backend speaks when the loop listens; the message may come before the answer, and ends it all.
+    .replace(/^for await \(const message of chat\)/m, 'setTimeout(() => chat.publish({ text: "again" }).catch(() => undefined), 200);\n$&');
   writeFileSync(file, `globalThis.reload = () => undefined;\nglobalThis.fetch = async () => ({ text: async () => '' });\n${text}\nclient.close();\n`);
   const child = spawn(process.execPath, ['--experimental-websocket', '--no-warnings', file], { stdio: ['ignore', 'pipe', 'pipe'] });
   let output = '';

@@ -24,7 +24,7 @@ const (
 // Limits bound what strangers may cost before they are known.
 type Limits struct {
 	MaxHead          int           // bytes of a request head
-	HeadTimeout      time.Duration // from accept until the handshake is answered
+	HeadTimeout      time.Duration // from accept until the handshake is answered, or its body is there
 	MaxHandshakes    int           // in flight on one loop and port; above it the oldest is sent away
 	MaxConnections   int           // on one loop
 	RetryAfterSecond int           // told to those who are sent away
@@ -32,11 +32,12 @@ type Limits struct {
 	Seats            *seats.Held   // connections of an address; nil: not counted
 	Rate             rate.Limit    // connections a second on one loop
 	MaxWaiting       int           // connections that may wait in the kernel for that rate; above it they are refused
+	Bodies           *Bodies       // of requests that have one, on one loop
 }
 
 // Router answers complete request heads. Called on the loop.
 type Router interface {
-	// Serve must end in Upgrade, Refuse, Respond or Hold. rest is what came
+	// Serve must end in Upgrade, Refuse, Respond, Hold or Collect. rest is what came
 	// behind the head; both alias the loop's buffer.
 	Serve(c *Handshake, head *Head, rest []byte)
 }

@@ -66,6 +66,9 @@ func prepare(t *testing.T, limits Limits) *server {
 		limits.HeadTimeout = time.Hour
 	}
 	limits.MaxHandshakes, limits.RetryAfterSecond = 64, 2
+	if limits.Bodies == nil {
+		limits.Bodies = NewBodies(1 << 20)
+	}
 	s.door = NewAcceptor(s.loop, fds[0], s, limits, s.counts)
 	return s
 }
@@ -73,6 +76,10 @@ func prepare(t *testing.T, limits Limits) *server {
 // Serve answers with what it got; paths choose how.
 func (s *server) Serve(h *Handshake, head *Head, rest []byte) {
 	seen := string(head.Method) + " " + string(head.Path) + " +" + string(rest)
+	if room, ok := head.Segment(PublishPath); ok {
+		s.collect(h, head, rest, room)
+		return
+	}
 	switch string(head.Path) {
 	case "/who":
 		h.Respond(200, "text/plain", []byte(h.Client().String()+" +"+string(rest)))

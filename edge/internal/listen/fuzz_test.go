@@ -25,6 +25,7 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte("GET /ws?room=a HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: keep-alive, Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nCookie: a=b\r\n\r\n\x81\x80abcd"), 5)
 	f.Add([]byte("GET http://example.com?a=b HTTP/1.1\r\nHost: example.com\r\n\r\n"), 1)
 	f.Add([]byte("OPTIONS * HTTP/1.1\r\nHost: [::1]:80\r\nPragma: no-cache\r\nTrailer: a\r\n\r\n"), 9)
+	f.Add([]byte(post("Content-Length: 5\r\nExpect: 100-continue\r\n")+"hello"), 4)
 	f.Fuzz(func(t *testing.T, buf []byte, chop int) {
 		const limit = 4 << 10
 		chop = max(chop, 1)
@@ -60,8 +61,11 @@ func same(t *testing.T, h *Head, raw []byte) {
 	if err != nil {
 		t.Fatalf("net/http refuses %q: %v", raw, err)
 	}
-	if left := br.Buffered(); left != 0 || r.ContentLength != 0 || len(r.TransferEncoding) != 0 {
-		t.Fatalf("net/http sees a body in %q: %d %d %v", raw, left, r.ContentLength, r.TransferEncoding)
+	if left := br.Buffered(); left != 0 || r.ContentLength != max(h.Length, 0) || len(r.TransferEncoding) != 0 {
+		t.Fatalf("net/http sees another body in %q: %d %d %v", raw, left, r.ContentLength, r.TransferEncoding)
+	}
+	if h.Length > 0 && (r.Method != "POST" || !strings.HasPrefix(r.URL.EscapedPath(), PublishPath)) {
+		t.Fatalf("a body is taken with %q", raw)
 	}
 	host, _ := h.Header("Host")
 	path := r.URL.EscapedPath()

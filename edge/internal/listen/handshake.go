@@ -19,7 +19,7 @@ const refusalType = "application/json; charset=utf-8"
 type handshakeState uint8
 
 const (
-	waiting   handshakeState = iota // for the rest of the head, or for the router's answer
+	waiting   handshakeState = iota // for the rest of the head or of the body, or for the router's answer
 	lingering                       // answered with a refusal; waiting for the client to close
 	done                            // given to a transport, or closed
 )
@@ -37,7 +37,9 @@ type Handshake struct {
 	buf      []byte // a partial head, or a held one with what came behind it
 	scanned  int
 	tls      *tlsconn.Conn // nil on a plain port
-	deadline time.Time     // of the whole, where TLS wakes in between
+	body     *Body         // nil unless the router wants one
+	late     *wire.Error   // the answer, where the router gives none in time; nil: it still checks the token
+	deadline time.Time     // of the whole, where something else wakes before
 	client   netip.Addr
 	prelude  bool // a PROXY protocol header may or must come first
 	seated   bool // counted for its client's address, or refused that
@@ -86,6 +88,10 @@ func (h *Handshake) Ready(ev loop.Events) {
 }
 
 func (h *Handshake) feed(b []byte) {
+	if h.body != nil {
+		h.body.feed(b)
+		return
+	}
 	if h.buf != nil {
 		h.buf = append(h.buf, b...)
 		b = h.buf
@@ -160,6 +166,7 @@ func (h *Handshake) leave() {
 	}
 	h.state = done
 	h.buf = nil
+	h.body.forget()
 	h.acceptor.trim()
 }
 
@@ -170,8 +177,12 @@ func (h *Handshake) Wake() {
 		h.finish("")
 	case h.shaking():
 		h.wakeShaking()
-	case h.tls != nil && h.deadline.After(h.acceptor.loop.Now()):
+	case h.deadline.After(h.acceptor.loop.Now()):
 		h.acceptor.loop.WakeIn(h.ref, h.deadline.Sub(h.acceptor.loop.Now()))
+	case h.late != nil:
+		h.Refuse(h.late)
+	case h.body != nil:
+		h.body.timeOut()
 	case h.held:
 		h.Refuse(&wire.Error{Code: wire.Overloaded, RetryMS: h.acceptor.limits.RetryAfterSecond * 1000,
 			Reason: "the token was not checked in " + h.acceptor.limits.HeadTimeout.String()})
@@ -181,6 +192,10 @@ func (h *Handshake) Wake() {
 }
 
 func (h *Handshake) sendAway() {
+	if h.late != nil {
+		h.Refuse(h.late) // what it asked for may have been done
+		return
+	}
 	if h.shaking() {
 		h.tls.Fail(tlsconn.Overloaded)
 	}

@@ -22,6 +22,7 @@ const maxFields = 100
 type Head struct {
 	Method []byte
 	Path   []byte // of the target, not decoded
+	Length int64  // of the body behind the head; -1 where the request does not say
 
 	raw       []byte
 	authority []byte // of a target in absolute-form
@@ -56,7 +57,7 @@ func (h *Head) Parse(buf []byte, from, limit int) (int, error) {
 	if end < 0 || end > limit {
 		return 0, &wire.Error{Code: wire.HeadTooLarge, Reason: fmt.Sprintf("the request head is larger than %d bytes", limit)}
 	}
-	*h = Head{raw: buf[:end]}
+	*h = Head{raw: buf[:end], Length: -1}
 	h.fields = h.first[:0]
 	if err := h.parse(buf[: end-2 : end-2]); err != nil {
 		return 0, err
@@ -299,12 +300,23 @@ func (h *Head) check() error {
 		return malformed("Host is not the host of the request target (RFC 9112 §3.2.2)")
 	case coded && sized:
 		return malformed("Transfer-Encoding and Content-Length together are a smuggling attempt (RFC 9112 §6.1)")
+	case coded && h.mayHaveBody():
+		return &wire.Error{Code: wire.LengthRequired, Reason: "the body needs a Content-Length: Transfer-Encoding is refused (RFC 9112 §6.3)"}
 	case coded:
 		return malformed("no request here has a body: Transfer-Encoding is refused (RFC 9112 §6)")
-	case sized && string(length) != "0":
+	case sized && string(length) != "0" && !h.mayHaveBody():
 		return malformed("no request here has a body: Content-Length must be absent or 0 (RFC 9112 §6)")
+	case sized:
+		if h.Length, ok = bodyLength(length); !ok {
+			return malformed("Content-Length is not a decimal number of bytes (RFC 9110 §8.6)")
+		}
 	}
 	return nil
+}
+
+// mayHaveBody reports whether the request is one of those that have a body here.
+func (h *Head) mayHaveBody() bool {
+	return string(h.Method) == "POST" && bytes.HasPrefix(h.Path, []byte(PublishPath))
 }
 
 // validHost accepts uri-host [ ":" port ] without percent-encoding, which no

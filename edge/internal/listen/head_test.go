@@ -15,7 +15,15 @@ const ok = "Host: example.com\r\n\r\n"
 
 func get(fields string) string { return "GET /ws HTTP/1.1\r\nHost: example.com\r\n" + fields + "\r\n" }
 
+// post is get for one of the requests that may have a body.
+func post(fields string) string {
+	return "POST /v1/rooms/a HTTP/1.1\r\nHost: example.com\r\n" + fields + "\r\n"
+}
+
 const (
+	noLength  = "the body needs a Content-Length: Transfer-Encoding is refused (RFC 9112 §6.3)"
+	badLength = "Content-Length is not a decimal number of bytes (RFC 9110 §8.6)"
+
 	tooBig   = "the request head is larger than 8192 bytes"
 	badLine  = "the request line is not METHOD TARGET VERSION with single spaces (RFC 9112 §3)"
 	badVer   = "the HTTP version is malformed (RFC 9112 §2.3)"
@@ -67,6 +75,21 @@ var refusedHeads = []struct {
 	{"RFC 9110 §8.6: a negative Content-Length", get("Content-Length: -1\r\n"), 400, wire.BadRequest, noBody},
 	{"RFC 9110 §8.6: a hexadecimal Content-Length", get("Content-Length: 0x0\r\n"), 400, wire.BadRequest, noBody},
 	{"RFC 9110 §8.6: an empty Content-Length", get("Content-Length:\r\n"), 400, wire.BadRequest, noBody},
+
+	{"RFC 9112 §6.3: a chunked body where a body may be", post("Transfer-Encoding: chunked\r\n") + "0\r\n\r\n", 411, wire.LengthRequired, noLength},
+	{"RFC 9112 §6.1: both where a body may be", post("Transfer-Encoding: chunked\r\nContent-Length: 5\r\n") + "0\r\n\r\n", 400, wire.BadRequest, smuggle},
+	{"RFC 9112 §6.3: two lengths where a body may be", post("Content-Length: 5\r\nContent-Length: 6\r\n") + "hello", 400, wire.BadRequest, twice("Content-Length")},
+	{"RFC 9112 §6.3: a list of lengths", post("Content-Length: 5, 5\r\n") + "hello", 400, wire.BadRequest, badLength},
+	{"RFC 9110 §8.6: a signed length", post("Content-Length: +5\r\n") + "hello", 400, wire.BadRequest, badLength},
+	{"RFC 9110 §8.6: a negative length", post("Content-Length: -5\r\n"), 400, wire.BadRequest, badLength},
+	{"RFC 9110 §8.6: a hexadecimal length", post("Content-Length: 0x5\r\n") + "hello", 400, wire.BadRequest, badLength},
+	{"RFC 9110 §8.6: a length with a leading zero", post("Content-Length: 05\r\n") + "hello", 400, wire.BadRequest, badLength},
+	{"RFC 9110 §8.6: an empty length", post("Content-Length:\r\n"), 400, wire.BadRequest, badLength},
+	{"RFC 9110 §8.6: a length beyond all bounds", post("Content-Length: 9999999999999999999\r\n"), 400, wire.BadRequest, badLength},
+	{"a body of another method", strings.Replace(post("Content-Length: 5\r\n"), "POST", "PUT", 1) + "hello", 400, wire.BadRequest, noBody},
+	{"a body of a GET", strings.Replace(post("Content-Length: 5\r\n"), "POST", "GET", 1) + "hello", 400, wire.BadRequest, noBody},
+	{"a body of a method in lower case", strings.Replace(post("Content-Length: 5\r\n"), "POST", "post", 1) + "hello", 400, wire.BadRequest, noBody},
+	{"a body on a path that only looks alike", strings.Replace(post("Content-Length: 5\r\n"), "/v1/rooms/", "/v1%2frooms/", 1) + "hello", 400, wire.BadRequest, noBody},
 
 	{"RFC 9112 §2.2: a bare LF after the request line", "GET / HTTP/1.1\n" + ok, 400, wire.BadRequest, bareLF},
 	{"RFC 9112 §2.2: a bare LF after a header", "GET / HTTP/1.1\r\nA: b\n" + ok, 400, wire.BadRequest, bareLF},

@@ -46,6 +46,18 @@ func isKey(k []byte, name string) (bool, error) {
 	return key == name, err
 }
 
+// Segment is the one segment of the path that follows prefix, percent-decoded;
+// false when there is none, or more than one.
+func (h *Head) Segment(prefix string) (string, bool) {
+	rest, ok := bytes.CutPrefix(h.Path, []byte(prefix))
+	if !ok || len(rest) == 0 || bytes.IndexByte(rest, '/') >= 0 {
+		return "", false
+	}
+	// In a path a + is a plus.
+	segment, err := unescape(bytes.ReplaceAll(rest, []byte("+"), []byte("%2B")))
+	return segment, err == nil
+}
+
 var errEscape = errors.New("listen: bad percent-encoding")
 
 func unescape(b []byte) (string, error) {

@@ -127,9 +127,21 @@ func (h *Handshake) flush() {
 	}
 }
 
-// send writes a small response at once; what does not fit is lost. It reports
-// false when there is nobody who could read it.
+// send is writeNow for the last that there is to say.
 func (h *Handshake) send(b []byte) bool {
+	if !writeNow(h, b) {
+		return false
+	}
+	if h.tls != nil {
+		h.tls.CloseWrite()
+		h.flush()
+	}
+	return h.state == waiting
+}
+
+// writeNow sends a small response at once; what does not fit is lost. It reports
+// false when there is nobody who could read it.
+func writeNow(h *Handshake, b []byte) bool {
 	if h.shaking() {
 		return false
 	}
@@ -148,9 +160,7 @@ func (h *Handshake) send(b []byte) bool {
 			return false
 		}
 	}
-	h.tls.CloseWrite()
-	h.flush()
-	return h.state == waiting
+	return true
 }
 
 // endOfInput is called when the client has closed its half.
@@ -161,6 +171,10 @@ func (h *Handshake) endOfInput() {
 		if h.tls.Failure() != "" {
 			h.finish("")
 		}
+		return
+	}
+	if h.body != nil && h.tls == nil {
+		h.body.cutShort()
 		return
 	}
 	h.finish("gone")

@@ -38,6 +38,21 @@ func mayPublish(h Host, id *Identity, room string) *wire.Error {
 	return nil
 }
 
+// CheckPublish reports why id may not publish a body of size bytes to room. It is
+// for those, too, who publish without a session.
+func CheckPublish(h Host, l *Limits, id *Identity, room string, size int64) *wire.Error {
+	if err := subject.CheckRoom(room); err != nil {
+		return &wire.Error{Code: wire.BadRoom, Reason: err.Error()}
+	}
+	if err := mayPublish(h, id, room); err != nil {
+		return err
+	}
+	if size > int64(l.MaxPublishBytes) {
+		return &wire.Error{Code: wire.TooLarge, Reason: fmt.Sprintf("the body has %d bytes: at most %d", size, l.MaxPublishBytes)}
+	}
+	return nil
+}
+
 // mayReadHistory: a client without a token reads what it may join.
 func mayReadHistory(h Host, id *Identity, room string) *wire.Error {
 	p := h.Policy(room)

@@ -2,7 +2,6 @@ package session
 
 import (
 	"bytes"
-	"fmt"
 	"slices"
 	"time"
 
@@ -329,16 +328,8 @@ func (c call) joining(room string) *joining {
 
 func (c call) publish(cmd *wire.Command) {
 	p := &cmd.Publish
-	if err := subject.CheckRoom(p.Room); err != nil {
-		c.refuse(cmd, &wire.Error{Code: wire.BadRoom, Reason: err.Error()})
-		return
-	}
-	if err := mayPublish(c.host, c.identity, p.Room); err != nil {
+	if err := CheckPublish(c.host, c.limits, c.identity, p.Room, int64(len(p.Body))); err != nil {
 		c.refuse(cmd, err)
-		return
-	}
-	if len(p.Body) > c.limits.MaxPublishBytes {
-		c.refuse(cmd, &wire.Error{Code: wire.TooLarge, Reason: fmt.Sprintf("the body has %d bytes: at most %d", len(p.Body), c.limits.MaxPublishBytes)})
 		return
 	}
 	number := id(cmd)
