@@ -320,13 +320,14 @@ func (b *catchups) wait(c *catchup) {
 	waited, ahead := now.Sub(c.stuck), c.cursor.Position() > b.w.hub.Place(c.number).Offset
 	limit, reason := b.w.edge.cfg.HistoryPatience, wire.HistoryUnavailable
 	if ahead {
-		// What it has seen has to come here, too, if NATS is whole.
-		if reason = wire.AheadOfHistory; b.w.edge.upstream.Ready() == nil && b.w.edge.upstream.Degraded() == nil {
+		// What it has seen has to come here, too, if NATS is whole and the stream has
+		// been able to store meanwhile.
+		reason = wire.AheadOfHistory
+		u, pol := b.w.edge.upstream, b.w.edge.policy(c.room)
+		if u.Ready() == nil && u.Degraded() == nil && pol != nil && pol.Stream != nil && u.Stores(pol.Stream.Name, c.stuck) {
 			limit /= aheadPart
 		}
-		if waited == 0 {
-			b.w.edge.upstream.Verify(c.room)
-		}
+		u.Verify(c.room)
 	}
 	if waited > limit {
 		c.stuck, c.origin = time.Time{}, false

@@ -373,8 +373,8 @@ func (e *Edge) Loops() (list []*metrics.Loop) {
 	return list
 }
 
-// LoopLag implements metrics.Source.
-func (e *Edge) LoopLag() float64 { return e.lags.take(e, &e.lags.scrape).Seconds() }
+// Lags implements metrics.Source.
+func (e *Edge) Lags() metrics.Lags { return e.lags.take(e, &e.lags.scrape) }
 
 // Rooms implements metrics.Source.
 func (e *Edge) Rooms() int { return e.upstream.Rooms() }

@@ -380,3 +380,20 @@ func TestDrainSaysGoodbye(t *testing.T) {
 	}
 	<-stopped
 }
+
+// The longest time from a message's arrival to its writes is there to be asked
+// for, once.
+func TestLatencyIsTold(t *testing.T) {
+	c := newCluster(t, policy.Dev())
+	e := c.edge(nil)
+	a := dial(t, e, "/ws?room=a")
+	a.connected("a")
+	e.Lags()
+	c.publish("a", "1", nil)
+	a.wantPrefix(`{"room":"a"`)
+	var got time.Duration
+	until(t, "it is told", func() bool { got = e.Lags().Latency; return got > 0 })
+	if again := e.Lags().Latency; got > patience || again != 0 {
+		t.Errorf("%s, and then %s", got, again)
+	}
+}

@@ -36,7 +36,7 @@ func TestLiveGoesOnWithoutAQuorum(t *testing.T) {
 	s := c.keptBy("k1", h, 3)
 	c.set.Version, c.set.Rooms[0].History, c.set.Rooms[0].Stream = 2, &h, &s
 	c.put(bus.BucketConfig, bus.KeyPolicies, c.set.Encode())
-	e := c.readyForHistory(c.edge(func(cfg *Config) { cfg.HistoryPatience = 4 * time.Second }))
+	e := c.readyForHistory(c.edge(func(cfg *Config) { cfg.HistoryPatience, cfg.PingInterval = 4*time.Second, time.Hour }))
 	a := dial(t, e, "/ws?room=a")
 	a.wantPrefix(`{"connected":`)
 	a.want(message("a", c.store("a", "1"), 1))

@@ -90,9 +90,9 @@ func (r *reports) start(js jetstream.JetStream) (stop func(), err error) {
 // Stats implements report.Source.
 func (r *reports) Stats() *buspb.NodeStats {
 	e := r.edge
-	b := e.Bus()
+	b, lags := e.Bus(), e.lags.take(e, &e.lags.report)
 	s := &buspb.NodeStats{Connections: uint32(e.connections()), Rooms: uint32(e.Rooms()), MessagesIn: b.Messages,
-		LoopLagUs: uint32(e.lags.take(e, &e.lags.report).Microseconds()), State: e.state()}
+		LoopLagUs: uint32(lags.Turn.Microseconds()), LatencyUs: uint32(lags.Latency.Microseconds()), State: e.state()}
 	for _, w := range e.workers {
 		c := w.counts
 		s.Deliveries += c.Deliveries.Load()
@@ -278,22 +278,24 @@ func (e *Edge) state() string {
 	return "ready"
 }
 
-// lags keeps the longest turn for two who ask at different times.
+// lags keeps the longest times for two who ask at different moments.
 type lags struct {
 	// mu guards the fields below.
 	mu             sync.Mutex
-	scrape, report time.Duration
+	scrape, report metrics.Lags
 }
 
-// take returns the longest turn since whose was taken last.
-func (l *lags) take(e *Edge, whose *time.Duration) time.Duration {
+// take returns the longest times since whose were taken last.
+func (l *lags) take(e *Edge, whose *metrics.Lags) metrics.Lags {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, w := range e.workers {
-		lag := w.loop.TakeLag()
-		l.scrape, l.report = max(l.scrape, lag), max(l.report, lag)
+		now := metrics.Lags{Turn: w.loop.TakeLag(), Latency: time.Duration(w.latency.Swap(0))}
+		for _, to := range []*metrics.Lags{&l.scrape, &l.report} {
+			to.Turn, to.Latency = max(to.Turn, now.Turn), max(to.Latency, now.Latency)
+		}
 	}
 	taken := *whose
-	*whose = 0
+	*whose = metrics.Lags{}
 	return taken
 }

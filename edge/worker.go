@@ -4,6 +4,7 @@ import (
 	"errors"
 	"math"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"nabat/edge/internal/frame"
@@ -26,20 +27,23 @@ import (
 // unless a comment says otherwise.
 type worker struct {
 	// Set at creation, never changed.
-	edge   *Edge
-	index  int
-	loop   *loop.Loop
-	hub    *hub.Hub
-	inbox  *hub.Inbox
-	writer *transport.Writer
-	env    *transport.Env
-	counts *metrics.Loop
-	doors  []*listen.Acceptor // the plain port, the one with TLS, or both
-	engine *tlsconn.Engine    // nil without TLS
-	limits session.Limits
-	bounds transport.Limits
-	seats  *seats.Held
-	began  time.Time
+	edge  *Edge
+	index int
+	loop  *loop.Loop
+	hub   *hub.Hub
+	inbox *hub.Inbox
+	// latency is the longest time since it was asked for from a message's arrival
+	// to its writes, nanoseconds. Written by the loop alone.
+	latency atomic.Int64
+	writer  *transport.Writer
+	env     *transport.Env
+	counts  *metrics.Loop
+	doors   []*listen.Acceptor // the plain port, the one with TLS, or both
+	engine  *tlsconn.Engine    // nil without TLS
+	limits  session.Limits
+	bounds  transport.Limits
+	seats   *seats.Held
+	began   time.Time
 
 	// Owned by loop.
 	came     map[uint32]netip.Addr // by slot, where clients come from; nil unless a hook wants to know
@@ -133,6 +137,11 @@ func (w *worker) EndTurn() {
 	}
 	w.behind.run()
 	w.writer.Flush()
+	if len(w.taken) > 0 {
+		if d := int64(time.Since(w.inbox.Since())); d > w.latency.Load() {
+			w.latency.Store(d)
+		}
+	}
 	w.hub.EndTurn()
 	if w.edge.tracer != nil {
 		w.traced()

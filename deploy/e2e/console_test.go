@@ -217,7 +217,7 @@ func TestTheConsole(t *testing.T) {
 		shot(t, d.tab, "console-overview-busy")
 		close(done)
 		publishing.Wait()
-		d.wait("document.querySelectorAll('.plot canvas').length === 4 && document.querySelector('.plot .now').textContent === '5'")
+		d.wait("document.querySelectorAll('.plot canvas').length === 5 && document.querySelector('.plot .now').textContent === '5'")
 	})
 	step("a room: who is in it, what is published by hand, what is stored, and its end", func(t *testing.T) {
 		d.open("#/rooms?search=hat.4")
@@ -357,7 +357,7 @@ func TestTheConsole(t *testing.T) {
 	step("it fits a phone, in the dark", func(t *testing.T) {
 		d.open("#/overview?by=node")
 		do(t, d.tab, dark())
-		d.wait("document.querySelectorAll('.legend li').length === 12")
+		d.wait("document.querySelectorAll('.legend li').length === 15")
 		shot(t, d.tab, "console-overview-dark")
 		do(t, d.tab, chromedp.EmulateViewport(360, 740))
 		for _, hash := range []string{"overview?by=node", "nodes", "nodes/edge-0", "rooms", "rooms/chat.42", "users", "users/bob", "tap?room=chat.42", "explain?room=chat.42", "keys"} {
@@ -380,7 +380,7 @@ func TestTheConsoleIsOpenWhereTheAPIIs(t *testing.T) {
 	complaints := complaints(tab)
 	do(t, tab, chromedp.Navigate(s.page("/")), chromedp.WaitVisible(`nav a[href="/console/"]`), chromedp.Navigate(s.page("/console")))
 	wait(t, tab, text("#state", "live")+" && document.querySelector('#out').hidden && "+cell("edge-0", "State")+" === 'ready'")
-	wait(t, tab, "document.querySelectorAll('.plot canvas').length === 4 && document.querySelector('.plot .canvas').getAttribute('aria-label').includes('now')")
+	wait(t, tab, "document.querySelectorAll('.plot canvas').length === 5 && document.querySelector('.plot .canvas').getAttribute('aria-label').includes('now')")
 	// What is not shown by a link is reached by keyboard alone.
 	do(t, tab, chromedp.Evaluate("document.activeElement.blur(); null", nil), chromedp.KeyEvent("\t"))
 	wait(t, tab, "document.activeElement.id === 'skip'")

@@ -402,7 +402,8 @@ type NodeStats struct {
 	LoopLagUs     uint32                 `protobuf:"varint,10,opt,name=loop_lag_us,json=loopLagUs,proto3" json:"loop_lag_us,omitempty"` // the longest turn since the report before
 	CpuSeconds    float64                `protobuf:"fixed64,11,opt,name=cpu_seconds,json=cpuSeconds,proto3" json:"cpu_seconds,omitempty"`
 	MemoryBytes   uint64                 `protobuf:"varint,12,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`
-	State         string                 `protobuf:"bytes,13,opt,name=state,proto3" json:"state,omitempty"` // ready, degraded, draining
+	State         string                 `protobuf:"bytes,13,opt,name=state,proto3" json:"state,omitempty"`                           // ready, degraded, draining
+	LatencyUs     uint32                 `protobuf:"varint,14,opt,name=latency_us,json=latencyUs,proto3" json:"latency_us,omitempty"` // the longest time since the report before from a message's arrival to its writes
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -526,6 +527,13 @@ func (x *NodeStats) GetState() string {
 		return x.State
 	}
 	return ""
+}
+
+func (x *NodeStats) GetLatencyUs() uint32 {
+	if x != nil {
+		return x.LatencyUs
+	}
+	return 0
 }
 
 // Snapshot is one part of an answer to nabat.order.node.<node>.snapshot: what is
@@ -890,7 +898,7 @@ const file_bus_proto_rawDesc = "" +
 	"\tRoomCount\x12\x12\n" +
 	"\x04room\x18\x01 \x01(\tR\x04room\x12\x18\n" +
 	"\amembers\x18\x02 \x01(\rR\amembers\x12\x1a\n" +
-	"\bmessages\x18\x03 \x01(\x04R\bmessages\"\x83\x03\n" +
+	"\bmessages\x18\x03 \x01(\x04R\bmessages\"\xa2\x03\n" +
 	"\tNodeStats\x12 \n" +
 	"\vconnections\x18\x01 \x01(\rR\vconnections\x12\x14\n" +
 	"\x05users\x18\x02 \x01(\rR\x05users\x12\x14\n" +
@@ -909,7 +917,9 @@ const file_bus_proto_rawDesc = "" +
 	"\vcpu_seconds\x18\v \x01(\x01R\n" +
 	"cpuSeconds\x12!\n" +
 	"\fmemory_bytes\x18\f \x01(\x04R\vmemoryBytes\x12\x14\n" +
-	"\x05state\x18\r \x01(\tR\x05state\"\xf0\x01\n" +
+	"\x05state\x18\r \x01(\tR\x05state\x12\x1d\n" +
+	"\n" +
+	"latency_us\x18\x0e \x01(\rR\tlatencyUs\"\xf0\x01\n" +
 	"\bSnapshot\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x06R\x05epoch\x12\x12\n" +

@@ -174,6 +174,7 @@ type Node struct {
 	ByteRate    float64 `json:"bytes_out_rate"`
 	CPU         float64 `json:"cpu"` // cores in use
 	LoopLag     float64 `json:"loop_lag_seconds"`
+	Latency     float64 `json:"latency_seconds"`
 	Memory      uint64  `json:"memory_bytes"`
 	Heard       float64 `json:"heard_seconds"` // since its last report
 	Whole       bool    `json:"whole"`         // nothing of it is missing in the picture
@@ -221,7 +222,7 @@ func node(i *presence.NodeInfo, now int64) Node {
 	}
 	n.State, n.Users, n.Rooms, n.MessagesIn, n.Deliveries, n.BytesOut = s.State, s.Users, s.Rooms, s.MessagesIn, s.Deliveries, s.BytesOut
 	n.Published, n.Dropped, n.Refused = s.Published, s.Dropped, s.Refused
-	n.LoopLag, n.Memory = float64(s.LoopLagUs)/1e6, s.MemoryBytes
+	n.LoopLag, n.Latency, n.Memory = float64(s.LoopLagUs)/1e6, float64(s.LatencyUs)/1e6, s.MemoryBytes
 	if p := i.Previous; p != nil && i.Passed > 0 {
 		rate := func(a, b uint64) float64 { return float64(b-min(a, b)) * 1000 / float64(i.Passed) }
 		n.InRate, n.OutRate, n.ByteRate = rate(p.MessagesIn, s.MessagesIn), rate(p.Deliveries, s.Deliveries), rate(p.BytesOut, s.BytesOut)

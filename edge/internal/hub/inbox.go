@@ -2,6 +2,7 @@ package hub
 
 import (
 	"sync"
+	"time"
 
 	"nabat/edge/internal/frame"
 )
@@ -18,6 +19,8 @@ type Inbox struct {
 	list  []*frame.Message
 	bytes int
 	lost  map[string]Loss // by room, since Take
+	since time.Time       // when the first of list came
+	taken time.Time       // what since was at Take
 }
 
 // Loss is what a room lost in an inbox.
@@ -36,6 +39,9 @@ func (in *Inbox) Put(list []*frame.Message) {
 		return
 	}
 	in.mu.Lock()
+	if len(in.list) == 0 {
+		in.since = time.Now()
+	}
 	for _, m := range list {
 		n := m.Size()
 		if in.bytes+n > in.maxBytes && !m.MustArrive() {
@@ -61,7 +67,14 @@ func (in *Inbox) Take(spare []*frame.Message) (list []*frame.Message, lost map[s
 	}
 	in.mu.Lock()
 	list, lost = in.list, in.lost
-	in.list, in.lost, in.bytes = spare[:0], nil, 0
+	in.list, in.lost, in.bytes, in.taken = spare[:0], nil, 0, in.since
 	in.mu.Unlock()
 	return list, lost
+}
+
+// Since is when the first message came that Take returned last.
+func (in *Inbox) Since() time.Time {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.taken
 }

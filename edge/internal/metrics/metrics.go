@@ -5,6 +5,7 @@ package metrics
 import (
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -100,11 +101,17 @@ func (r *Reasons) Each(fn func(reason string, n uint64)) {
 // Source is what a scrape asks the edge for. Safe from any goroutine.
 type Source interface {
 	Loops() []*Loop
-	LoopLag() float64 // seconds: the longest turn since the last scrape
+	Lags() Lags       // since the last scrape
 	Expires() float64 // unix time at which the certificate ends, 0 without TLS
 	Rooms() int       // rooms subscribed at NATS
 	Bus() Bus
 	Compression() Compression
+}
+
+// Lags are the longest times since they were asked for last.
+type Lags struct {
+	Turn    time.Duration // of a loop
+	Latency time.Duration // from a message's arrival at a loop to its writes
 }
 
 // Compression is what compressing messages came to.
@@ -183,6 +190,7 @@ var help = []struct{ name, text, label string }{
 	{"tls_failures_total", "TLS handshakes that failed, by reason.", "reason"},
 	{"tls_certificate_expires_seconds", "Unix time at which the certificate in force expires; 0 without TLS.", ""},
 	{"loop_lag_seconds", "Longest loop turn since the last scrape.", ""},
+	{"delivery_latency_seconds", "Longest time since the last scrape from a message's arrival at a loop to its writes.", ""},
 	{"rooms", "Rooms subscribed at NATS.", ""},
 	{"nats_connected", "1 when every NATS connection of the node is up.", ""},
 	{"nats_reconnects_total", "NATS reconnects.", ""},
@@ -218,7 +226,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	if b.Connected {
 		up = 1
 	}
-	send("loop_lag_seconds", prometheus.GaugeValue, c.source.LoopLag())
+	lags := c.source.Lags()
+	send("loop_lag_seconds", prometheus.GaugeValue, lags.Turn.Seconds())
+	send("delivery_latency_seconds", prometheus.GaugeValue, lags.Latency.Seconds())
 	send("tls_certificate_expires_seconds", prometheus.GaugeValue, c.source.Expires())
 	send("rooms", prometheus.GaugeValue, float64(c.source.Rooms()))
 	send("nats_connected", prometheus.GaugeValue, up)

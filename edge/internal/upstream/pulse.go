@@ -30,6 +30,7 @@ type pulse struct {
 	stream string       // set at creation
 	proof  atomic.Int64 // unix nanoseconds: when the stream last stored, or answered
 	silent atomic.Bool
+	proved atomic.Int64 // as proof, but never without a proof
 
 	// Guarded by pulses.mu.
 	rooms int
@@ -87,6 +88,15 @@ func (s *pulses) silent() string {
 		}
 	}
 	return ""
+}
+
+// Stores reports whether a stream is known to have stored, or to have had a leader
+// that could, after a moment. Safe from any goroutine.
+func (u *Upstream) Stores(stream string, after time.Time) bool {
+	u.pulses.mu.Lock()
+	defer u.pulses.mu.Unlock()
+	p := u.pulses.byStream[stream]
+	return p != nil && !p.silent.Load() && p.proved.Load() > after.UnixNano()
 }
 
 // listen makes answers come to the link's queue, which answered looks for.
@@ -198,6 +208,7 @@ func stores(answer []byte) bool {
 // proven notes that a stream has stored or answered.
 func (s *pulses) proven(p *pulse, now time.Time) {
 	p.proof.Store(now.UnixNano())
+	p.proved.Store(now.UnixNano())
 	if p.silent.Load() {
 		s.mu.Lock()
 		if p.back.IsZero() {

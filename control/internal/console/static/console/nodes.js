@@ -94,7 +94,7 @@ export function nodePage({ name, signal }) {
       ['Connections', count(n.connections)], ['Users', count(n.users)], ['Rooms', count(n.rooms)], ['Messages in/s', rate(n.messages_in_rate)],
       ['Deliveries/s', rate(n.deliveries_rate)], ['Bytes/s', bytes(n.bytes_out_rate)], ['Published by clients', count(n.published)], ['Deliveries in all', count(n.deliveries)],
       ['Bytes in all', bytes(n.bytes_out)], ['Dropped', count(n.dropped)], ['Refused', count(n.refused)], ['CPU', `${(n.cpu * 100).toFixed(0)} %`],
-      ['Memory', bytes(n.memory_bytes)], ['Loop lag', span(n.loop_lag_seconds)], ['Heard', `${n.heard_seconds.toFixed(1)} s ago`], ['Picture', n.whole ? 'whole' : 'something is missing'],
+      ['Memory', bytes(n.memory_bytes)], ['Latency', span(n.latency_seconds)], ['Loop lag', span(n.loop_lag_seconds)], ['Heard', `${n.heard_seconds.toFixed(1)} s ago`], ['Picture', n.whole ? 'whole' : 'something is missing'],
     ]));
   };
   figures.addEventListener('change', update, { signal });

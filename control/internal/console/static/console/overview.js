@@ -21,6 +21,7 @@ export const nodeColumns = (...more) => [
   { name: 'Refused', number: true, text: (n) => count(n.refused) },
   { name: 'CPU', number: true, text: (n) => `${(n.cpu * 100).toFixed(0)} %` },
   { name: 'Memory', number: true, text: (n) => bytes(n.memory_bytes) },
+  { name: 'Latency', number: true, text: (n) => span(n.latency_seconds), mark: (n) => (n.latency_seconds > 0.5 ? 'warn' : '') },
   { name: 'Loop lag', number: true, text: (n) => span(n.loop_lag_seconds), mark: (n) => (n.loop_lag_seconds > 0.25 ? 'warn' : '') },
   { name: 'Heard', number: true, text: (n) => `${n.heard_seconds.toFixed(1)} s ago`, mark: (n) => (n.heard_seconds > 6 ? 'warn' : '') },
   ...more,

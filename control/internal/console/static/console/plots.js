@@ -12,7 +12,8 @@ const kinds = [
   { title: 'Connections', value: (n) => n.connections, fold: sum, format: count, steps: wholes },
   { title: 'Deliveries a second', value: (n) => n.deliveries_rate, fold: sum, format: rate },
   { title: 'Bytes a second', value: (n) => n.bytes_out_rate, fold: sum, format: bytes, steps: powers },
-  { title: 'Loop lag, the longest turn', value: (n) => n.loop_lag_seconds, fold: most, format: span },
+  { title: 'Latency to the write, at most', value: (n) => n.latency_seconds, fold: most, format: span },
+  { title: 'Loop lag, at most', value: (n) => n.loop_lag_seconds, fold: most, format: span },
 ];
 
 const maxLines = 8; // more can not be told apart
