@@ -28,7 +28,7 @@ type follower struct {
 	printed      uint64
 }
 
-var eventKinds = []string{"connect", "disconnect", "join", "leave", "occupied", "vacated"}
+var eventKinds = []string{"connect", "disconnect", "join", "leave", "occupied", "vacated", "node_started", "node_stopped"}
 
 func eventsCommand(a *app) *cobra.Command {
 	e := &follower{app: a}
@@ -36,7 +36,7 @@ func eventsCommand(a *app) *cobra.Command {
 		Use:   "events",
 		Short: "Print lifecycle events: who connected, joined, left and disconnected",
 		Long: "Print lifecycle events out of the stream NABAT_EVENTS: connect, disconnect, join,\n" +
-			"leave, occupied and vacated. Backends read the same with a JetStream consumer.",
+			"leave, occupied, vacated, node_started and node_stopped. Backends read the same with a\nJetStream consumer.",
 		Example: "  nabat events --since 10m\n  nabat events --follow --kind join --room chat.42",
 		Args:    exactly(),
 	}
@@ -76,7 +76,7 @@ func (e *follower) filters(cmd *cobra.Command) ([]string, error) {
 	}
 	switch {
 	case !known:
-		return nil, usage(cmd, "--kind %q: must be connect, disconnect, join, leave, occupied or vacated", e.kind)
+		return nil, usage(cmd, "--kind %q: must be connect, disconnect, join, leave, occupied, vacated, node_started or node_stopped", e.kind)
 	case len(list) == 0:
 		return nil, usage(cmd, "--kind %s and --room exclude each other", e.kind)
 	}
@@ -117,7 +117,7 @@ func (e *follower) run(cmd *cobra.Command) error {
 	}
 	start := time.Now().Add(-e.since)
 	consumer, err := stream.OrderedConsumer(limited, jetstream.OrderedConsumerConfig{FilterSubjects: filters,
-		DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &start})
+		DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &start, InactiveThreshold: 10 * time.Second})
 	if err != nil {
 		return fmt.Errorf("read %s: %w", bus.StreamEvents, err)
 	}
@@ -170,7 +170,7 @@ func (e *follower) print(body []byte) error {
 		if who == "" && (v.Kind == "connect" || v.Kind == "disconnect") {
 			who = "(anonymous)"
 		}
-		line = fmt.Sprintf("%s  %-10s", time.UnixMilli(v.At).UTC().Format("2006-01-02T15:04:05.000Z"), v.Kind)
+		line = fmt.Sprintf("%s  %-12s", time.UnixMilli(v.At).UTC().Format("2006-01-02T15:04:05.000Z"), v.Kind)
 		for _, part := range []string{v.Room, who, v.Reason} {
 			if part != "" {
 				line += "  " + plain(part)

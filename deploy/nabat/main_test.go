@@ -115,7 +115,7 @@ func TestEveryBadCommandLineHasItsError(t *testing.T) {
 		{"nodes takes nothing", []string{"nodes", "a"}, 2, `nabat nodes: takes no arguments, but was given "a"`},
 		{"user wants one", []string{"user"}, 2, "nabat user: ID is missing"},
 		{"user without a name", []string{"user", ""}, 2, "nabat user: ID is empty: whose connections?"},
-		{"events of no kind", []string{"events", "--kind", "birth"}, 2, `nabat events: --kind "birth": must be connect, disconnect, join, leave, occupied or vacated`},
+		{"events of no kind", []string{"events", "--kind", "birth"}, 2, `nabat events: --kind "birth": must be connect, disconnect, join, leave, occupied, vacated, node_started or node_stopped`},
 		{"events of a bad room", []string{"events", "--room", "a..b"}, 2, `nabat events: --room: room "a..b": a token between dots must not be empty`},
 		{"connects are of no room", []string{"events", "--room", "a", "--kind", "connect"}, 2, "nabat events: --kind connect and --room exclude each other"},
 		{"events since the future", []string{"events", "--since", "-1s"}, 2, "nabat events: --since -1s: must not be negative"},

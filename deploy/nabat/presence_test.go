@@ -73,9 +73,9 @@ func TestPresenceCommands(t *testing.T) {
 	if got := run("nodes"); !strings.Contains(got, "\nplayed  ready") || !strings.Contains(got, "\nCONTROL ") {
 		t.Errorf("nodes\n%s", got)
 	}
-	const join = "2026-09-21T14:13:20.000Z  join        chat.42  bob  (1 user)\n"
+	const join = "2026-09-21T14:13:20.000Z  join          chat.42  bob  (1 user)\n"
 	eventually(t, "the events to be stored", func() bool { return run("events", "--kind", "join", "--limit", "1") == join })
-	if got := run("events", "--room", "chat.42", "--limit", "2"); got != "2026-09-21T14:13:20.000Z  occupied    chat.42  (1 user)\n"+join {
+	if got := run("events", "--room", "chat.42", "--limit", "2"); got != "2026-09-21T14:13:20.000Z  occupied      chat.42  (1 user)\n"+join {
 		t.Errorf("events\n%s", got)
 	}
 	if got := run("events", "--follow", "--limit", "3", "--json"); strings.Count(got, "\n") != 3 || !strings.HasPrefix(got, fmt.Sprintf(`{"kind":"connect","user":"bob","session":"c%034d`, 0)[:40]) {

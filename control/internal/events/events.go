@@ -275,6 +275,9 @@ type Event struct {
 func message(e *said) (*nats.Msg, error) {
 	body := Event{Kind: e.Kind, Room: e.Room, User: e.User, Session: buspb.SessionID(e.Epoch, e.Loop, e.Connection), Node: e.Node,
 		Epoch: fmt.Sprintf("%016x", e.Epoch), Number: e.Number, Reason: e.Reason, At: e.At}
+	if e.Kind == presence.NodeStarted || e.Kind == presence.NodeStopped {
+		body.Session = "" // it is about no connection
+	}
 	subj := bus.EventPrefix + string(e.Kind) + "." + bus.NodeToken(e.Node)
 	if e.Room != "" {
 		var err error

@@ -257,3 +257,10 @@ func TestTheBodyOfAnEvent(t *testing.T) {
 		}
 	}
 }
+
+func TestAnEventOfANodeIsAboutNoConnection(t *testing.T) {
+	m, err := message(&said{Event: presence.Event{Kind: presence.NodeStarted, Node: "edge.0", Epoch: 7, At: 5}})
+	if err != nil || m.Subject != "nabat.event.node_started.edge%2E0" || string(m.Data) != `{"kind":"node_started","node":"edge.0","epoch":"0000000000000007","number":0,"at":5}` {
+		t.Errorf("%s %s %v", m.Subject, m.Data, err)
+	}
+}

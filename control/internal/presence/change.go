@@ -17,6 +17,9 @@ const (
 	Leave      Kind = "leave"    // the last one is gone, and was not back within the grace
 	Occupied   Kind = "occupied" // somebody came into an empty room
 	Vacated    Kind = "vacated"  // the last one left
+
+	NodeStarted Kind = "node_started" // an edge reports for the first time, or again after it was lost
+	NodeStopped Kind = "node_stopped" // it said so, was lost, or was started anew
 )
 
 // NodeLost is the reason for what ended with its node.

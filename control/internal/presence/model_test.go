@@ -209,10 +209,11 @@ type audience struct {
 	occupied map[string]bool
 	conns    map[string]bool
 	ids      map[string]bool
+	nodes    map[string]bool
 }
 
 func newAudience() *audience {
-	return &audience{make(map[string]map[string]bool), make(map[string]bool), make(map[string]bool), make(map[string]bool)}
+	return &audience{make(map[string]map[string]bool), make(map[string]bool), make(map[string]bool), make(map[string]bool), make(map[string]bool)}
 }
 
 func (a *audience) hear(events []Event) error {
@@ -241,6 +242,10 @@ func (a *audience) hear(events []Event) error {
 			if int(e.Users) != len(users) {
 				return fmt.Errorf("%s says %d users, it is %d", e, e.Users, len(users))
 			}
+		case NodeStarted, NodeStopped:
+			node := fmt.Sprint(e.Node, e.Epoch)
+			was, is = a.nodes[node], e.Kind == NodeStarted
+			a.nodes[node] = is
 		case Occupied, Vacated:
 			was, is = a.occupied[e.Room], e.Kind == Occupied
 			a.occupied[e.Room] = is

@@ -95,7 +95,7 @@ func TestWhoHasDiedWithTheNodeLeavesAtOnce(t *testing.T) {
 	for _, e := range p.Events() {
 		got = append(got, fmt.Sprint(e.Kind, " ", e.Room, " ", e.User, " ", e.Reason, " ", e.Users))
 	}
-	expect(t, "in order", got, "leave a ann node_lost 0", "vacated a  node_lost 0", "disconnect  ann node_lost 0")
+	expect(t, "in order", got, "leave a ann node_lost 0", "vacated a  node_lost 0", "disconnect  ann node_lost 0", "node_stopped   node_lost 0")
 }
 
 func TestRatesAndRoomsOfPolicysWithoutPresence(t *testing.T) {
@@ -230,4 +230,32 @@ func TestPagesOfRoomsByRate(t *testing.T) {
 	if len(got) != 50 || !slices.IsSortedFunc(got, rank) || got[0].score != 2 || got[0].name != "r06" {
 		t.Fatal(got)
 	}
+}
+
+func TestNodesComeAndGo(t *testing.T) {
+	p := New(func(string) Rule { return Rule{} })
+	report := func(epoch uint64, leaving bool) { p.Report(&buspb.Report{Node: "edge-0", Epoch: epoch, Leaving: leaving}, 10_000) }
+	told := func() (list []string) {
+		for _, e := range p.Events() {
+			list = append(list, fmt.Sprint(e.ID(), " ", e.Node, " ", e.Reason))
+		}
+		return list
+	}
+	report(1, false)
+	expect(t, "before anybody is told anything", told())
+	p.Speak()
+	p.Quiet(true)
+	p.Report(&buspb.Report{Node: "edge-1", Epoch: 7}, 10_000)
+	expect(t, "one that may have been there before", told())
+	p.Quiet(false)
+	report(2, false)
+	expect(t, "started anew", told(), "1.0.0.node_stopped edge-0 restarted", "2.0.0.node_started edge-0 ")
+	report(2, true)
+	expect(t, "it leaves", told(), "2.0.0.node_stopped edge-0 stopped")
+	p.Lost("edge-0", 10_000)
+	expect(t, "it is gone already", told())
+	report(3, false)
+	p.Lost("edge-0", 10_000)
+	report(3, false)
+	expect(t, "lost, and back", told(), "3.0.0.node_started edge-0 ", "3.0.0.node_stopped edge-0 node_lost", "3.0.1.node_started edge-0 ")
 }

@@ -112,6 +112,7 @@ func (p *Picture) node(name string, epoch uint64) *node {
 	if n == nil {
 		n = &node{name: name, epoch: epoch}
 		p.nodes[name] = n
+		p.tellNode(NodeStarted, n, "")
 		return n
 	}
 	if n.epoch == epoch {
@@ -124,7 +125,17 @@ func (p *Picture) node(name string, epoch uint64) *node {
 	p.clear(n, "restarted", p.now)
 	old := append(n.old, n.epoch)
 	*n = node{name: name, epoch: epoch, old: old[max(0, len(old)-oldEpochs):]}
+	p.tellNode(NodeStarted, n, "")
 	return n
+}
+
+// tellNode tells of a node. One that turns up soon after this replica began may
+// have been there before.
+func (p *Picture) tellNode(k Kind, n *node, reason string) {
+	if n.epoch == 0 || k == NodeStarted && p.quiet {
+		return
+	}
+	p.tell(k, 0, 0, &cause{node: n.name, epoch: n.epoch, number: uint64(p.falls[n.epoch]), reason: reason, at: p.now})
 }
 
 // clear ends everything at a node.
@@ -142,6 +153,7 @@ func (p *Picture) clear(n *node, reason string, since int64) {
 	for id := range p.room {
 		p.count(uint32(id), n, 0, 0)
 	}
+	p.tellNode(NodeStopped, n, reason)
 }
 
 // end ends one connection.
