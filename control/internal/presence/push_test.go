@@ -234,7 +234,9 @@ func TestPagesOfRoomsByRate(t *testing.T) {
 
 func TestNodesComeAndGo(t *testing.T) {
 	p := New(func(string) Rule { return Rule{} })
-	report := func(epoch uint64, leaving bool) { p.Report(&buspb.Report{Node: "edge-0", Epoch: epoch, Leaving: leaving}, 10_000) }
+	report := func(epoch uint64, leaving bool) {
+		p.Report(&buspb.Report{Node: "edge-0", Epoch: epoch, Leaving: leaving}, 10_000)
+	}
 	told := func() (list []string) {
 		for _, e := range p.Events() {
 			list = append(list, fmt.Sprint(e.ID(), " ", e.Node, " ", e.Reason))
