@@ -41,18 +41,16 @@ func TestAFullQueueIsAnnouncedAndNeverStopsTheReader(t *testing.T) {
 	last := notice("busy", wire.GapOverload)
 	until(t, "the rest of the loss is announced behind what was received", func() bool {
 		got := r.inboxes[0].of("busy")
-		// Once more, when nats.go tells late of what was counted already.
-		return len(got) > 1 && got[len(got)-1] == last && slices.ContainsFunc(got, func(text string) bool { return text != last })
-	})
-	received := uint64(0)
-	for _, text := range r.inboxes[0].of("busy") {
-		if text != last {
-			received++
+		received := uint64(0)
+		for _, text := range got {
+			if text != last {
+				received++
+			}
 		}
-	}
-	if received+lost() != 2*published {
-		t.Fatalf("%d received and %d lost of %d", received, lost(), 2*published)
-	}
+		// A message that had been read, but not queued when the gate opened, may be
+		// behind.
+		return received > 0 && received+lost() == 2*published && slices.Contains(got[max(0, len(got)-2):], last)
+	})
 	r.want(0, "quiet", message("quiet", 1))
 	for _, room := range []string{"idle"} {
 		if got := r.inboxes[0].of(room); len(got) != 0 {
