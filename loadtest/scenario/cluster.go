@@ -74,7 +74,7 @@ func (c *Cluster) Run(ctx context.Context) (*report.Report, error) {
 		return nil, err
 	}
 	c.Progress.Show(report.State{Phase: fmt.Sprintf("starting %d edges", c.Edges)})
-	t, err := c.Nabat(ctx, target.Shape{Edges: c.Edges, Procs: 1, Quick: true})
+	t, err := c.Nabat(ctx, target.Shape{Edges: c.Edges, Procs: 1, Quick: true, Still: true})
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", target.NameNabat, err)
 	}

@@ -26,6 +26,9 @@ type Shape struct {
 	Long  bool // rooms keep 10,000 messages, not 100
 	Quick bool // edges take connections at any rate
 	Procs int  // processors that each edge uses; 0: all
+	// Still edges ping nobody for an hour: on one machine the pings of a million
+	// clients, and their answers, would take all of its processors.
+	Still bool
 }
 
 // longPolicies keep more of a room than a scenario publishes.
@@ -82,6 +85,9 @@ func (l *Launcher) system(ctx context.Context, t *Target, shape Shape) error {
 	}
 	if shape.Quick {
 		common = append(common, "--accept-rate", "0")
+	}
+	if shape.Still {
+		common = append(common, "--ping-interval", "1h")
 	}
 	for i := range max(shape.Edges, 1) {
 		if err := l.edge(t, binary, nats, i, shape, common); err != nil {
