@@ -72,7 +72,7 @@ func (h *hall) ended(s *somebody, status int) {
 // What control decides reaches every edge, and holds there when all has been
 // restarted. How long it took is logged, from the request on.
 func TestOrdersReachEveryEdge(t *testing.T) {
-	if testing.Short() {
+	if testing.Short() { // its processes share one processor there: see gate_one_processor
 		t.Skip("it starts a cluster")
 	}
 	h := newHall(t, crowdSize(t, 300), 50)
@@ -140,7 +140,7 @@ func (h *hall) refused(s *somebody, code string) {
 // Tokens are verified by the edges alone: everybody comes back while no control
 // runs.
 func TestNobodyNeedsControlToComeBack(t *testing.T) {
-	if testing.Short() {
+	if testing.Short() { // its processes share one processor there: see gate_one_processor
 		t.Skip("it starts a cluster")
 	}
 	h := newHall(t, crowdSize(t, 600), 50)

@@ -156,7 +156,11 @@ func (c *crowd) live(ctx context.Context, one *crowdClient, dialing chan struct{
 		cancel()
 		<-dialing
 		if err != nil {
-			time.Sleep(200 * time.Millisecond) // the edge may be gone: another one next time
+			// The edge may be gone: another one next time, and not at once, as clients do.
+			select {
+			case <-ctx.Done():
+			case <-time.After(200 * time.Millisecond):
+			}
 			continue
 		}
 		c.mu.Lock()

@@ -307,7 +307,7 @@ func crowdSize(t *testing.T, some int) int {
 // Presence is exact again after every death: held to what the clients know of
 // themselves. NABAT_PRESENCE_CLIENTS asks for another size than the default.
 func TestPresenceIsExactWhateverDies(t *testing.T) {
-	if testing.Short() {
+	if testing.Short() { // its processes share one processor there: see gate_one_processor
 		t.Skip("it kills whole clusters")
 	}
 	clients, rooms := crowdSize(t, 1500), 300
