@@ -62,6 +62,8 @@ type Page struct {
 	More     bool     `json:"more"` // there are others beyond them, in the direction that was asked for
 	// Next is where to go on: the value of after or before for the next page.
 	Next uint64 `json:"next,omitempty"`
+
+	size int // bytes of the bodies
 }
 
 // Query is what to read: the newest messages, those before an offset, or those
@@ -121,8 +123,21 @@ func (a *Archive) Page(ctx context.Context, q Query) (*Page, error) {
 	return page, nil
 }
 
+// take adds messages, and reports whether the page is full before their end.
+func (p *Page) take(list []history.Stored) (full bool) {
+	for i := range list {
+		if p.size += len(list[i].Data); p.size > pageBytes && len(p.Messages) > 0 {
+			p.More = true
+			return true
+		}
+		p.Messages = append(p.Messages, record(p.Room, p.Epoch, &list[i]))
+		p.Next = list[i].Sequence
+	}
+	return false
+}
+
 func (a *Archive) forwards(ctx context.Context, q Query, at *policy.Stream, subj string, page *Page) error {
-	from, size := q.After+1, 0
+	from := q.After + 1
 	for len(page.Messages) < q.Limit {
 		b, err := await(ctx, func(done func(history.Batch, error)) {
 			a.reader.Read(history.Read{Stream: at.Mirror, Subject: subj, From: from, Batch: q.Limit - len(page.Messages), MaxBytes: pageBytes}, done)
@@ -133,13 +148,8 @@ func (a *Archive) forwards(ctx context.Context, q Query, at *policy.Stream, subj
 		if err != nil {
 			return err
 		}
-		for i := range b.Messages {
-			if size += len(b.Messages[i].Data); size > pageBytes && len(page.Messages) > 0 {
-				page.More = true
-				return nil
-			}
-			page.Messages = append(page.Messages, record(q.Room, at.Epoch, &b.Messages[i]))
-			page.Next = b.Messages[i].Sequence
+		if page.take(b.Messages) {
+			return nil
 		}
 		page.Next, page.More = max(page.Next, b.Last), b.More
 		if !b.More || b.Last == 0 {
@@ -151,7 +161,7 @@ func (a *Archive) forwards(ctx context.Context, q Query, at *policy.Stream, subj
 }
 
 func (a *Archive) backwards(ctx context.Context, q Query, at *policy.Stream, subj string, page *Page) error {
-	before, size := q.Before, 0
+	before := q.Before
 	defer func() { slices.Reverse(page.Messages) }()
 	for len(page.Messages) < q.Limit {
 		b, err := await(ctx, func(done func(history.Batch, error)) {
@@ -163,13 +173,8 @@ func (a *Archive) backwards(ctx context.Context, q Query, at *policy.Stream, sub
 		if err != nil {
 			return err
 		}
-		for i := range b.Messages {
-			if size += len(b.Messages[i].Data); size > pageBytes && len(page.Messages) > 0 {
-				page.More = true
-				return nil
-			}
-			page.Messages = append(page.Messages, record(q.Room, at.Epoch, &b.Messages[i]))
-			page.Next = b.Messages[i].Sequence
+		if page.take(b.Messages) {
+			return nil
 		}
 		if b.Last != 0 {
 			page.Next = b.Last

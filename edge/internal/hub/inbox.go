@@ -20,7 +20,8 @@ type Inbox struct {
 	bytes int
 	lost  map[string]Loss // by room, since Take
 	since time.Time       // when the first of list came
-	taken time.Time       // what since was at Take
+
+	taken time.Time // what since was at Take; the loop's own
 }
 
 // Loss is what a room lost in an inbox.
@@ -67,14 +68,12 @@ func (in *Inbox) Take(spare []*frame.Message) (list []*frame.Message, lost map[s
 	}
 	in.mu.Lock()
 	list, lost = in.list, in.lost
-	in.list, in.lost, in.bytes, in.taken = spare[:0], nil, 0, in.since
+	in.taken = in.since
+	in.list, in.lost, in.bytes = spare[:0], nil, 0
 	in.mu.Unlock()
 	return list, lost
 }
 
-// Since is when the first message came that Take returned last.
-func (in *Inbox) Since() time.Time {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	return in.taken
-}
+// Since is when the first message came that Take returned last. For the goroutine
+// that takes.
+func (in *Inbox) Since() time.Time { return in.taken }
