@@ -254,12 +254,15 @@ func freePorts(t *testing.T, n int) int {
 	t.Helper()
 search:
 	for range 100 {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		list, err := natsdev.FreeAddresses(1)
 		if err != nil {
 			t.Fatal(err)
 		}
-		first := l.Addr().(*net.TCPAddr).Port
-		l.Close()
+		_, port, _ := net.SplitHostPort(list[0])
+		first, err := strconv.Atoi(port)
+		if err != nil {
+			t.Fatal(err)
+		}
 		for i := 1; i < n; i++ {
 			l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", first+i))
 			if err != nil {

@@ -113,7 +113,7 @@ var table = []arch.Package{
 	{Path: "loadtest/checker", Why: "clients that hold an edge to its promises; nothing is shared with what it checks"},
 	{Path: "loadtest/chat", Why: "clients that chat; nothing is shared with what they talk to"},
 	{Path: "loadtest/floor", Imports: []string{"loadtest/account", "loadtest/certificate", "loadtest/swarm"}, Why: "the same system calls and no logic"},
-	{Path: "loadtest/target", Imports: []string{"loadtest/certificate", "loadtest/floor", "loadtest/swarm"}, Why: "what is driven: ours, a peer, the floor"},
+	{Path: "loadtest/target", Imports: []string{"internal/natsdev", "loadtest/certificate", "loadtest/floor", "loadtest/swarm"}, Why: "what is driven: ours, a peer, the floor"},
 	{Path: "loadtest/scenario", Imports: []string{"loadtest/account", "loadtest/chat", "loadtest/report", "loadtest/swarm", "loadtest/target"}, Why: "what is measured"},
 	{Path: "loadtest/remote", Why: "pipes to workers on other machines, over NATS; knows no clients"},
 	{Path: "loadtest", Imports: []string{"internal/natsdev", "loadtest/account", "loadtest/checker", "loadtest/floor", "loadtest/remote", "loadtest/report", "loadtest/scenario", "loadtest/swarm", "loadtest/target"}, Why: "the program: parses, wires, runs; and starts a bus where the user has none"},

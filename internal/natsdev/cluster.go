@@ -47,20 +47,6 @@ func Member(i int, routes []string, o Options) Options {
 // MemberName is what server i of a cluster is called.
 func MemberName(i int) string { return fmt.Sprintf("nabat-dev-%d", i) }
 
-// FreeAddresses returns n addresses of this machine that nobody listens on.
-func FreeAddresses(n int) ([]string, error) {
-	var addresses []string
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, fmt.Errorf("address of a route: %w", err)
-		}
-		defer func() { _ = l.Close() }() // all at once, so that none comes twice
-		addresses = append(addresses, l.Addr().String())
-	}
-	return addresses, nil
-}
-
 // wait returns when one server leads JetStream and knows all.
 func (c *Cluster) wait() error {
 	const patience, pause = 30 * time.Second, 10 * time.Millisecond

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 
+	"nabat/internal/natsdev"
 	"nabat/loadtest/certificate"
 )
 
@@ -58,7 +59,7 @@ func (l *Launcher) system(ctx context.Context, t *Target, shape Shape) error {
 	if err != nil {
 		return err
 	}
-	ports, err := freePorts(2)
+	ports, err := natsdev.FreeAddresses(2)
 	if err != nil {
 		return err
 	}
@@ -106,7 +107,7 @@ func (l *Launcher) system(ctx context.Context, t *Target, shape Shape) error {
 
 // edge starts one edge; it is not ready yet.
 func (l *Launcher) edge(t *Target, binary, nats string, number int, shape Shape, common []string) error {
-	ports, err := freePorts(3)
+	ports, err := natsdev.FreeAddresses(3)
 	if err != nil {
 		return err
 	}
@@ -224,7 +225,7 @@ func (l *Launcher) dev(ctx context.Context, t *Target) error {
 	if err != nil {
 		return err
 	}
-	ports, err := freePorts(4)
+	ports, err := natsdev.FreeAddresses(4)
 	if err != nil {
 		return err
 	}

@@ -6,15 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"nabat/loadtest/floor"
@@ -207,29 +204,4 @@ func probe(ctx context.Context, url string) (status int, text string) {
 	defer answer.Body.Close()
 	body, _ := io.ReadAll(io.LimitReader(answer.Body, 1000))
 	return answer.StatusCode, string(bytes.TrimSpace(body))
-}
-
-var givenPorts sync.Map // by address
-
-// freePorts returns n addresses of 127.0.0.1 that were free a moment ago: below
-// those that most systems give to clients, of whom there are many soon. None is
-// returned twice: who got it may not listen yet.
-func freePorts(n int) ([]string, error) {
-	const first, count, tries = 12_000, 20_000, 1000
-	var list []string
-	for range tries {
-		if len(list) == n {
-			return list, nil
-		}
-		listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", first+rand.N(count)))
-		if err != nil {
-			continue
-		}
-		defer listener.Close() // all together, so that they differ
-		address := listener.Addr().String()
-		if _, given := givenPorts.LoadOrStore(address, true); !given {
-			list = append(list, address)
-		}
-	}
-	return nil, fmt.Errorf("no %d free ports between %d and %d", n, first, first+count)
 }
