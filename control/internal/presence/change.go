@@ -34,7 +34,7 @@ type cause struct {
 	number     uint64 // of the event, of the snapshot that showed it, or of the last event heard
 	derived    bool   // there is no event
 	ended      bool   // with its node
-	fall       uint32 // how often the node was lost and came back before
+	fall       uint32 // how often this run of the node had ended before, and was heard of again
 	connection uint64
 	reason     string
 	at         int64
@@ -51,7 +51,7 @@ type Event struct {
 	Derived    bool // no event has that number: a snapshot showed it, or
 	Ended      bool // it ended with its node
 	Connection uint64
-	Fall       uint32 // how often the node was lost, and came back, before
+	Fall       uint32 // how often this run of the node had ended before, and was heard of again
 	Reason     string
 	At         int64  // unix milliseconds
 	Users      uint32 // in the room after it

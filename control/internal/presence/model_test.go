@@ -329,6 +329,7 @@ func (w *world) settle() {
 		one()
 	}
 	w.air = nil
+	w.now += 60_000 // whoever is dead is silent
 	for _, e := range w.edges {
 		w.p.Report(e.report(true), w.now)
 	}

@@ -20,7 +20,8 @@ type Rule struct {
 const (
 	maxWaiting  = 1 << 17 // events of one loop that wait for what is missing before them
 	oldEpochs   = 8       // earlier runs of a node that are remembered, to ignore what comes late
-	maxFalls    = 1024    // runs of nodes of which it is remembered that they were lost
+	silence     = 6_000   // milliseconds after which a run is not taken for the present one any more
+	maxFalls    = 1024    // runs of nodes of which it is remembered that they ended
 	maxSearched = 64      // connections of a user that are looked at for the information about them
 )
 
@@ -31,7 +32,7 @@ type Picture struct {
 
 	quiet  bool // loops that were never heard of are taken over without a word
 	nodes  map[string]*node
-	falls  map[uint64]uint32 // by epoch: how often a node was lost
+	falls  map[uint64]uint32 // by epoch: how often it ended
 	unused []uint32          // numbers of sources
 }
 

@@ -106,7 +106,9 @@ func (p *Picture) source(n *node, loop uint32) *source {
 	return s
 }
 
-// node returns the node that speaks, nil when it is an earlier run of it.
+// node returns the node that speaks, nil when it is an earlier run of it. What
+// was taken for one, because a report of the other was late, may speak again once
+// the other is silent.
 func (p *Picture) node(name string, epoch uint64) *node {
 	n := p.nodes[name]
 	if n == nil {
@@ -118,12 +120,12 @@ func (p *Picture) node(name string, epoch uint64) *node {
 	if n.epoch == epoch {
 		return n
 	}
-	if slices.Contains(n.old, epoch) {
+	if slices.Contains(n.old, epoch) && p.now-n.heard < silence {
 		return nil
 	}
 	// It was started again. Its clients come back as after any loss.
 	p.clear(n, "restarted", p.now)
-	old := append(n.old, n.epoch)
+	old := append(slices.DeleteFunc(n.old, func(e uint64) bool { return e == epoch }), n.epoch)
 	*n = node{name: name, epoch: epoch, old: old[max(0, len(old)-oldEpochs):]}
 	p.tellNode(NodeStarted, n, "")
 	return n
@@ -154,6 +156,11 @@ func (p *Picture) clear(n *node, reason string, since int64) {
 		p.count(uint32(id), n, 0, 0)
 	}
 	p.tellNode(NodeStopped, n, reason)
+	// A run that ended may be heard of again, if only by a report that was late.
+	if len(p.falls) >= maxFalls {
+		clear(p.falls)
+	}
+	p.falls[n.epoch]++
 }
 
 // end ends one connection.
@@ -169,10 +176,6 @@ func (p *Picture) Lost(name string, now int64) {
 	p.advance(now)
 	if n := p.nodes[name]; n != nil {
 		p.clear(n, NodeLost, n.heard)
-		if len(p.falls) >= maxFalls {
-			clear(p.falls)
-		}
-		p.falls[n.epoch]++
 		delete(p.nodes, name)
 	}
 }

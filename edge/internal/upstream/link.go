@@ -48,6 +48,7 @@ type link struct {
 	mu          sync.Mutex
 	posted      []func()
 	asked       []ask
+	untold      []*room // heard on their own subjects, and to be told so
 	reconnected bool
 	closed      bool
 }
@@ -251,8 +252,8 @@ func (l *link) confirm(ctx context.Context) {
 		case <-l.asks:
 		}
 		l.mu.Lock()
-		asked, reconnected := l.asked, l.reconnected
-		l.asked, l.reconnected = nil, false
+		asked, untold, reconnected := l.asked, l.untold, l.reconnected
+		l.asked, l.untold, l.reconnected = nil, nil, false
 		l.mu.Unlock()
 		for i := range asked {
 			if a := &asked[i]; a.sub == nil {
@@ -286,6 +287,9 @@ func (l *link) confirm(ctx context.Context) {
 			}
 			for subj := range denied {
 				l.forbidden(subj)
+			}
+			for _, r := range untold {
+				l.ears.tell(r)
 			}
 		})
 	}
@@ -341,7 +345,8 @@ func (l *link) resumed() {
 			l.gap(r, wire.Gap{Reason: wire.GapReconnected})
 			continue
 		case r.ear != nil && r.ear.sub != nil:
-			l.gap(r, wire.Gap{Reason: wire.GapNotStored})
+			r.ear.told = false
+			l.ears.tell(r)
 		}
 		l.whole.broken(r)
 	}

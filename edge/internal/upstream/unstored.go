@@ -26,6 +26,7 @@ var twinSeed = maphash.MakeSeed()
 // both heard and stored, and shown once.
 type ear struct {
 	sub   *nats.Subscription // nil once the stream stores again
+	told  bool               // members know that nothing is stored
 	until time.Time          // then it is forgotten
 	now   twins
 	older twins // what now was, before it was full
@@ -85,8 +86,8 @@ func (s ears) open(p *pulse) {
 }
 
 // hear makes a room be read on its own subject, beside the stored copies.
-// Members are told: what was published since the stream's last message without
-// waiting for an acknowledgement is lost.
+// Members are told once NATS has the subscription: what was published between the
+// stream's last message and then, without waiting for an acknowledgement, is lost.
 func (s ears) hear(r *room) {
 	l := s.link
 	if r.ear != nil && r.ear.sub != nil {
@@ -99,9 +100,20 @@ func (s ears) hear(r *room) {
 	if err != nil { // the connection is closed
 		return
 	}
-	r.ear.sub = sub
+	r.ear.sub, r.ear.told = sub, false
 	l.bySubject[r.source.stored] = r
-	l.gap(r, wire.Gap{Reason: wire.GapNotStored})
+	l.mu.Lock()
+	l.untold = append(l.untold, r)
+	l.mu.Unlock()
+	signal(l.asks)
+}
+
+// tell tells members, once, that nothing is stored.
+func (s ears) tell(r *room) {
+	if r.ear != nil && r.ear.sub != nil && !r.ear.told {
+		r.ear.told = true
+		s.link.gap(r, wire.Gap{Reason: wire.GapNotStored})
+	}
 }
 
 // shut is called when a stream stores again.
@@ -139,6 +151,7 @@ func (s ears) take(r *room, m *nats.Msg) {
 	if r.ear.count(twin(shown), -1) > 0 {
 		return // the stored copy came first
 	}
+	s.tell(r)
 	l.u.unstored.Add(1)
 	r.count(l)
 	shown.Deflater = r.source.deflate

@@ -125,14 +125,15 @@ func TestARoomThatIsWantedAgainWhileItEndsGetsNothingTwice(t *testing.T) {
 		}
 	}
 	for range rounds {
+		before := len(r.inboxes[0].of("r0"))
 		var answered sync.WaitGroup
 		answered.Add(rooms)
 		all(func(room string) { r.ask(room, 0, func(error) { answered.Done() }) })
 		answered.Wait()
+		until(t, "messages come", func() bool { return len(r.inboxes[0].of("r0")) > before })
 		all(func(room string) { r.up.Release(room, 0) })
 		r.expire(time.Now().Add(24 * time.Hour))
 	}
-	total := 0
 	all(func(room string) {
 		last := 0
 		for _, text := range r.inboxes[0].of(room) {
@@ -141,12 +142,8 @@ func TestARoomThatIsWantedAgainWhileItEndsGetsNothingTwice(t *testing.T) {
 				t.Fatalf("%s after %d", text, last)
 			}
 			last = got
-			total++
 		}
 	})
-	if total == 0 {
-		t.Fatal("no message came: nothing was shown")
-	}
 }
 
 func TestWhatIsPublishedAfterTheAnswerIsReceived(t *testing.T) {
