@@ -63,6 +63,7 @@ type catchups struct {
 
 	// Owned by loop.
 	list  map[key]*catchup
+	slab  slab[catchup]
 	steps []*catchup // those that go on at the end of this turn
 }
 
@@ -73,7 +74,8 @@ func (b *catchups) behind(ref loop.Ref, number uint32, cursor resume.Cursor[*fra
 		return c
 	}
 	b.w.hub.Hold(ref.Slot, number)
-	c := &catchup{ref: ref, room: b.w.hub.Name(number), number: number, cursor: cursor, began: b.w.loop.Now()}
+	c := b.slab.take()
+	c.ref, c.room, c.number, c.cursor, c.began = ref, b.w.hub.Name(number), number, cursor, b.w.loop.Now()
 	b.list[k] = c
 	b.w.counts.Lagging.Add(1)
 	return c

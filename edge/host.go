@@ -45,7 +45,23 @@ func (h host) Join(ref session.Ref, want session.Want, done func(wire.Position, 
 }
 
 func (h host) join(ref session.Ref, want session.Want, done func(wire.Position, bool, *wire.Error)) {
-	finish := func(place hub.Place, err error) {
+	if number, ok := h.hub.Number(want.Room); ok {
+		if c := h.client(ref); c != nil && !c.Leaving() {
+			h.enter(ref, c, want, h.hub.Place(number), done)
+		}
+		return
+	}
+	h.await(ref, want, done)
+}
+
+// await joins a room once NATS has confirmed its subscription.
+func (h host) await(ref session.Ref, want session.Want, done func(wire.Position, bool, *wire.Error)) {
+	waiting, asked := h.joining[want.Room]
+	if !asked && !h.edge.namespaces.Open(want.Room) {
+		done(wire.Position{}, false, namespaceFull(h.edge, want.Room))
+		return
+	}
+	h.joining[want.Room] = append(waiting, func(place hub.Place, err error) {
 		c := h.client(ref)
 		if c == nil || c.Leaving() {
 			return
@@ -56,17 +72,7 @@ func (h host) join(ref session.Ref, want session.Want, done func(wire.Position, 
 			return
 		}
 		h.enter(ref, c, want, place, done)
-	}
-	if number, ok := h.hub.Number(want.Room); ok {
-		finish(h.hub.Place(number), nil)
-		return
-	}
-	waiting, asked := h.joining[want.Room]
-	if !asked && !h.edge.namespaces.Open(want.Room) {
-		done(wire.Position{}, false, namespaceFull(h.edge, want.Room))
-		return
-	}
-	h.joining[want.Room] = append(waiting, finish)
+	})
 	if !asked {
 		h.edge.upstream.Acquire(want.Room, h.index)
 	}

@@ -24,6 +24,7 @@ type presence struct {
 	shown   []uint64            // by slot, a bit: control was told of the connection
 	listed  []bool              // by the hub's number of a room: control is told who is in it
 	changed map[string]struct{} // rooms whose number of members changed
+	events  slab[buspb.Event]
 }
 
 func (p *presence) isShown(slot uint32) bool {
@@ -53,7 +54,9 @@ func (p *presence) list(room uint32, on bool) {
 
 // event tells control of one connection.
 func (p *presence) event(kind buspb.Event_Kind, ref loop.Ref, room string) *buspb.Event {
-	return &buspb.Event{Kind: kind, Connection: connection(ref), Room: room, At: p.w.loop.Now().UnixMilli()}
+	e := p.events.take()
+	e.Kind, e.Connection, e.Room, e.At = kind, connection(ref), room, p.w.loop.Now().UnixMilli()
+	return e
 }
 
 // Present implements session.Host: all that control is told of a connection begins

@@ -23,6 +23,7 @@ type Storm struct {
 	Rate         float64       // messages a second to the survivors' room
 	ReturnRate   float64       // messages a second to all rooms of those that come back
 	Payload      int           // bytes of a message
+	Pace         int           // connections that the edge takes in a second; 0 for its default
 	Quiet        time.Duration // before the storm, to compare with
 	Rounds       int           // each with a system of its own
 	TLS, NoPlain bool          // with TLS, too; not without
@@ -61,7 +62,7 @@ func (s *Storm) Run(ctx context.Context) (*report.Report, error) {
 	}
 	r := s.newReport("storm", fmt.Sprintf("an edge dies, %s clients in %d rooms each come back to another one with %s clients, %d times",
 		report.Thousands(float64(s.Clients)), roomsEach, report.Thousands(float64(s.Survivors)), s.Rounds),
-		map[string]any{"clients": s.Clients, "survivors": s.Survivors, "rooms": s.Rooms, "rate": s.Rate, "return_rate": s.ReturnRate, "payload_bytes": s.Payload, "rounds": s.Rounds})
+		map[string]any{"clients": s.Clients, "survivors": s.Survivors, "rooms": s.Rooms, "rate": s.Rate, "return_rate": s.ReturnRate, "payload_bytes": s.Payload, "accept_rate": s.Pace, "rounds": s.Rounds})
 	for _, secure := range []bool{false, true} {
 		if secure && !s.TLS || !secure && s.NoPlain {
 			continue
@@ -85,7 +86,7 @@ type storms struct {
 	requests, replays []float64
 	recovered, lost   int
 	missing, doubled  uint64
-	failed            int
+	failures          []string
 	survivorsMiss     uint64
 }
 
@@ -97,7 +98,7 @@ func (s *Storm) kind(ctx context.Context, r *report.Report, secure bool) error {
 	}
 	for round := range s.Rounds {
 		phase := fmt.Sprintf("%s (%d of %d)", title, round+1, s.Rounds)
-		t, err := s.Nabat(ctx, target.Shape{Edges: 2, TLS: secure, Long: true})
+		t, err := s.Nabat(ctx, target.Shape{Edges: 2, TLS: secure, Long: true, Pace: s.Pace})
 		if err != nil {
 			return fmt.Errorf("%s: %w", target.NameNabat, err)
 		}
@@ -163,7 +164,9 @@ func (s *Storm) storm(ctx context.Context, t *target.Target, phase string, secur
 	}
 	sum.recovered += p.Recovered
 	sum.lost += p.Unrecovered
-	sum.failed += p.Failed + p.Closed
+	if p.Failed+p.Closed > 0 {
+		sum.failures = append(sum.failures, failures(p))
+	}
 	sum.survivorsMiss += quiet.Missing + during.Missing
 	a, err := quiet.Histogram()
 	if err != nil {

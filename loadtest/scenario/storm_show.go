@@ -53,8 +53,8 @@ func (s *Storm) show(r *report.Report, title string, sum, floor *storms) error {
 	plotLatency(r, "survivors, "+title, "in the storm", during)
 	section.Sort(rowBack, in, "  median round", rowCPU, also)
 	want := s.Rounds * s.Clients * roomsEach
-	if sum.failed > 0 {
-		r.Notes = append(r.Notes, fmt.Sprintf("%s: %d clients did not come back", title, sum.failed))
+	for _, text := range sum.failures {
+		r.Notes = append(r.Notes, title+": "+text)
 	}
 	if sum.missing+sum.doubled+sum.survivorsMiss > 0 || sum.recovered < want {
 		r.Faults = append(r.Faults, fmt.Sprintf("%s: %d of %d rooms recovered; clients that came back miss %d messages and got %d twice or out of order; survivors miss %d",

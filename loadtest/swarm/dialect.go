@@ -1,7 +1,7 @@
 package swarm
 
 import (
-	"fmt"
+	"strconv"
 	"strings"
 )
 
@@ -62,7 +62,7 @@ func (s Spread) slot(client, room int) int {
 func (s Spread) same() bool { return s.Rooms == s.Each }
 
 // RoomName is the name of room n of a swarm.
-func RoomName(n int) string { return fmt.Sprintf("loadtest.%d", n) }
+func RoomName(n int) string { return "loadtest." + strconv.Itoa(n) }
 
 // expand fills a template for one client.
 func (s Spread) expand(template string, client int) string {
@@ -80,7 +80,7 @@ func (s Spread) expand(template string, client int) string {
 				out.WriteString(separator)
 			}
 			n := s.room(client, slot)
-			out.WriteString(strings.NewReplacer("{room}", RoomName(n), "{n}", fmt.Sprint(n)).Replace(text))
+			out.WriteString(strings.ReplaceAll(strings.ReplaceAll(text, "{room}", RoomName(n)), "{n}", strconv.Itoa(n)))
 		}
 		template = after
 	}

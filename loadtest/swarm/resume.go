@@ -2,7 +2,6 @@ package swarm
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"strconv"
 	"time"
@@ -28,39 +27,54 @@ func (p *position) advance(text []byte) {
 	}
 }
 
-// stands takes the answer to a connect command.
+// stands takes the answer to a connect command. It is scanned rather than
+// decoded: with many clients that come back at once, what they take of the
+// processors is missing at the target.
 func (l *loop) stands(c *client, text []byte) error {
-	var answer struct {
-		Connected struct {
-			Rooms []struct {
-				Room, Epoch string
-				Offset      uint64
-				Recovered   *bool
-			}
-		}
-	}
-	if err := json.Unmarshal(text, &answer); err != nil {
-		return fmt.Errorf("the target's first message: %w", err)
+	_, rooms, found := bytes.Cut(text, []byte(`"rooms":[`))
+	if !found {
+		return fmt.Errorf("the target's first message names no rooms: %.200q", text)
 	}
 	if c.at == nil {
 		c.at = make([]position, l.plan.Spread.Each)
 	}
-	for _, room := range answer.Connected.Rooms {
+	for {
+		object, rest, found := bytes.Cut(rooms, []byte("}"))
+		if !found {
+			return nil
+		}
+		rooms = rest
 		for slot := range c.at {
-			if room.Room != RoomName(l.plan.Spread.room(int(c.number), slot)) {
+			if !bytes.Equal(field(object, `"room":"`), []byte(RoomName(l.plan.Spread.room(int(c.number), slot)))) {
 				continue
 			}
-			c.at[slot] = position{room.Epoch, room.Offset}
-			switch {
-			case room.Recovered == nil:
-			case *room.Recovered:
+			offset, err := strconv.ParseUint(string(field(object, `"offset":`)), 10, 64)
+			if err != nil {
+				return fmt.Errorf("the target's first message: offset: %w", err)
+			}
+			epoch := c.at[slot].epoch
+			if now := field(object, `"epoch":"`); string(now) != epoch {
+				epoch = string(now)
+			}
+			c.at[slot] = position{epoch, offset}
+			switch string(field(object, `"recovered":`)) {
+			case "true":
 				l.stand.Recovered++
-			default:
+			case "false":
 				l.stand.Unrecovered++
 			}
 		}
 	}
-	return nil
+}
+
+// field is the value behind a key: up to the quote of a text, or the end of a
+// number or word. Names of rooms and epochs hold nothing that is escaped.
+func field(object []byte, key string) []byte {
+	_, value, _ := bytes.Cut(object, []byte(key))
+	if end := bytes.IndexAny(value, `",`); end >= 0 {
+		return value[:end]
+	}
+	return value
 }
 
 // returning is the connect command of a client that comes back.

@@ -26,6 +26,7 @@ type Shape struct {
 	TLS   bool // edges listen with TLS, too
 	Long  bool // rooms keep 10,000 messages, not 100
 	Quick bool // edges take connections at any rate
+	Pace  int  // connections that an edge takes in a second; 0: its default
 	Procs int  // processors that each edge uses; 0: all
 	// Still edges ping nobody for an hour: on one machine the pings of a million
 	// clients, and their answers, would take all of its processors.
@@ -86,6 +87,9 @@ func (l *Launcher) system(ctx context.Context, t *Target, shape Shape) error {
 	}
 	if shape.Quick {
 		common = append(common, "--accept-rate", "0")
+	}
+	if shape.Pace > 0 {
+		common = append(common, "--accept-rate", fmt.Sprint(shape.Pace), "--accept-wait", "30s", "--backlog", "65535")
 	}
 	if shape.Still {
 		common = append(common, "--ping-interval", "1h")

@@ -17,7 +17,10 @@ func SessionID(epoch uint64, loop uint32, connection uint64) string {
 	binary.BigEndian.PutUint64(b[:], epoch)
 	b[8] = byte(loop)
 	binary.BigEndian.PutUint64(b[9:], connection)
-	return "c" + hex.EncodeToString(b[:])
+	var text [1 + 2*sessionBytes]byte
+	text[0] = 'c'
+	hex.Encode(text[1:], b[:])
+	return string(text[:])
 }
 
 // ParseSessionID is the inverse of SessionID.

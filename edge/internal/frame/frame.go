@@ -3,6 +3,7 @@
 package frame
 
 import (
+	"slices"
 	"sync"
 
 	"nabat/proto/wire"
@@ -234,13 +235,27 @@ func Append(dst []byte, e Encoding, o wire.Object) []byte {
 		dst = append(dst, "\ndata: "...)
 		return append(o.AppendJSON(dst), '\n', '\n')
 	}
-	object := e.Wire().Append(make([]byte, 0, 256), o)
+	scratch := scratches.Get().(*[]byte)
+	object := e.Wire().Append((*scratch)[:0], o)
 	if e.Plain() == WebSocketProtoBatch {
 		dst = AppendHeader(dst, opBinary, wire.Protobuf.Batched(object, true))
-		return wire.Protobuf.AppendBatched(dst, object, true)
+		dst = wire.Protobuf.AppendBatched(dst, object, true)
+	} else {
+		dst = slices.Grow(dst, maxHeader+len(object))
+		dst = append(AppendHeader(dst, e.opcode(), len(object)), object...)
 	}
-	return append(AppendHeader(dst, e.opcode(), len(object)), object...)
+	if cap(object) <= maxScratch {
+		*scratch = object
+		scratches.Put(scratch)
+	}
+	return dst
 }
+
+// maxScratch is the largest buffer that is kept for the next object.
+const maxScratch = 4 << 10
+
+// scratches hold an object until its size, which stands before it, is known.
+var scratches = sync.Pool{New: func() any { return new([]byte) }}
 
 // Join returns the bytes of several messages in encoding e in one buffer: frames
 // one behind the other, or batches. Where a message is alone and needs no more

@@ -274,16 +274,16 @@ func (c call) subscribe(cmd *wire.Command) {
 func (c call) others(rooms []string) int {
 	n := c.host.RoomCount(c.ref)
 	if c.wait != nil {
-		n += len(c.wait.joining)
+		n += c.wait.joining.len()
 	}
 	if n+len(rooms) <= c.limits.MaxRooms {
 		return n // enough, even if some were counted twice
 	}
 	in := c.host.Rooms(c.ref)
 	if c.wait != nil {
-		for room, e := range c.wait.joining {
-			if e.live > 0 && !isWatch(room) {
-				in = append(in, room)
+		for _, e := range c.wait.joining.list {
+			if e.live > 0 && !isWatch(e.room) {
+				in = append(in, e.room)
 			}
 		}
 	}
@@ -323,7 +323,7 @@ func (c call) joining(room string) *joining {
 	if c.wait == nil {
 		return nil
 	}
-	return c.wait.joining[room]
+	return c.wait.joining.get(room)
 }
 
 func (c call) publish(cmd *wire.Command) {
@@ -417,10 +417,10 @@ func (c call) auth(cmd *wire.Command) {
 // Those that wait are refused when their turn comes.
 func (c call) leaveForbidden() {
 	if c.wait != nil {
-		for room, e := range c.wait.joining {
-			if err := mayJoin(c.host, c.identity, room); err != nil {
+		for _, e := range c.wait.joining.list {
+			if err := mayJoin(c.host, c.identity, e.room); err != nil {
 				if e.tentative {
-					c.host.Leave(c.ref, room)
+					c.host.Leave(c.ref, e.room)
 				}
 				e.cut(err)
 			}

@@ -332,7 +332,7 @@ func (h *host) check() []string {
 	if s.state == closed && s.wait != nil {
 		h.fault("a closed session keeps memory")
 	}
-	if s.state != closed && len(h.pending) == 0 && (s.inFlight != 0 || (s.wait != nil && (s.wait.meter == nil || len(s.wait.held)+len(s.wait.joining) > 0))) {
+	if s.state != closed && len(h.pending) == 0 && (s.inFlight != 0 || (s.wait != nil && (s.wait.meter == nil || len(s.wait.held)+s.wait.joining.len() > 0))) {
 		h.fault("nothing is outstanding: %d in flight, waiting %+v", s.inFlight, s.wait)
 	}
 	c := call{s, h, Ref{}, &h.limits}

@@ -1,15 +1,67 @@
 package session
 
-import "nabat/proto/wire"
+import (
+	"slices"
+
+	"nabat/proto/wire"
+)
 
 // joining is what a session knows about a room while commands that named it are
 // not answered yet.
 type joining struct {
+	room      string
 	claims    int         // those commands
 	live      int         // those of them that no unsubscribe has overtaken
 	cuts      int         // unsubscribes since the first claim
 	tentative bool        // a member only because of claims that may still fail
 	refused   *wire.Error // a new token does not allow the room
+}
+
+// claims are the rooms of a session that commands wait for. An index is made
+// for many only: most sessions join a few.
+type claims struct {
+	list  []*joining
+	index map[string]*joining
+}
+
+// few rooms are found sooner without an index.
+const few = 16
+
+func (c *claims) len() int { return len(c.list) }
+
+func (c *claims) get(room string) *joining {
+	if c.index != nil {
+		return c.index[room]
+	}
+	for _, e := range c.list {
+		if e.room == room {
+			return e
+		}
+	}
+	return nil
+}
+
+func (c *claims) add(e *joining) {
+	c.list = append(c.list, e)
+	switch {
+	case c.index != nil:
+		c.index[e.room] = e
+	case len(c.list) > few:
+		c.index = make(map[string]*joining)
+		for _, one := range c.list {
+			c.index[one.room] = one
+		}
+	}
+}
+
+// sweep drops those that nothing waits for any more.
+func (c *claims) sweep() {
+	c.list = slices.DeleteFunc(c.list, func(e *joining) bool {
+		if e.claims == 0 {
+			delete(c.index, e.room)
+		}
+		return e.claims == 0
+	})
 }
 
 // cut ends the live claims: the room was left while they waited.
@@ -55,13 +107,10 @@ func (c call) claim(room string) (mark int) {
 	if c.wait == nil {
 		c.wait = new(waiting)
 	}
-	if c.wait.joining == nil {
-		c.wait.joining = make(map[string]*joining)
-	}
-	e := c.wait.joining[room]
+	e := c.wait.joining.get(room)
 	if e == nil {
-		e = new(joining)
-		c.wait.joining[room] = e
+		e = &joining{room: room}
+		c.wait.joining.add(e)
 	}
 	e.claims++
 	e.live++
@@ -72,7 +121,7 @@ func (j *join) answer(room string, joined bool, err *wire.Error) {
 	if j.state == closed {
 		return
 	}
-	switch e := j.wait.joining[room]; {
+	switch e := j.wait.joining.get(room); {
 	case err != nil:
 		j.failed = err
 	case joined && e.live == 0:
@@ -87,14 +136,14 @@ func (j *join) answer(room string, joined bool, err *wire.Error) {
 
 func (j *join) finish() {
 	for i, want := range j.rooms {
-		if e := j.wait.joining[want.Room]; e.cuts != j.marks[i] && e.refused != nil && j.failed == nil {
+		if e := j.wait.joining.get(want.Room); e.cuts != j.marks[i] && e.refused != nil && j.failed == nil {
 			j.failed = e.refused
 		}
 	}
 	in := make([]wire.Position, 0, len(j.rooms))
 	for i, want := range j.rooms {
 		room := want.Room
-		e := j.wait.joining[room]
+		e := j.wait.joining.get(room)
 		if e.cuts == j.marks[i] {
 			e.live--
 			if j.failed == nil {
@@ -108,10 +157,9 @@ func (j *join) finish() {
 			e.tentative = false
 			j.host.Leave(j.ref, room)
 		}
-		if e.claims--; e.claims == 0 {
-			delete(j.wait.joining, room)
-		}
+		e.claims--
 	}
+	j.wait.joining.sweep()
 	j.tidy()
 	j.done(in, j.failed)
 }

@@ -143,7 +143,7 @@ type Session struct {
 // it has rates to keep.
 type waiting struct {
 	held    [][]byte // commands that came before connect was answered
-	joining map[string]*joining
+	joining claims
 	meter   *meter // nil where there are no rates
 }
 
@@ -269,7 +269,7 @@ func (c call) release() {
 }
 
 func (c call) tidy() {
-	if c.wait != nil && len(c.wait.held) == 0 && len(c.wait.joining) == 0 && c.wait.meter == nil {
+	if c.wait != nil && len(c.wait.held) == 0 && c.wait.joining.len() == 0 && c.wait.meter == nil {
 		c.wait = nil
 	}
 }
@@ -303,8 +303,10 @@ func withGranted(rooms []Want, id *Identity) []Want {
 	if id != nil && id.Grant != nil {
 		granted = id.Grant.Rooms
 	}
+	if len(granted) == 0 && len(rooms) <= few && differ(rooms) {
+		return slices.Clip(rooms)
+	}
 	list := make([]Want, 0, len(rooms)+len(granted))
-	const few = 16 // as many are found sooner without an index
 	var seen map[string]bool
 	if cap(list) > few {
 		seen = make(map[string]bool, cap(list))
@@ -325,6 +327,18 @@ func withGranted(rooms []Want, id *Identity) []Want {
 		add(Want{Room: room})
 	}
 	return list
+}
+
+// differ reports whether no two of a few rooms are the same.
+func differ(rooms []Want) bool {
+	for i := range rooms {
+		for _, before := range rooms[:i] {
+			if before.Room == rooms[i].Room {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // union appends to a copy of a what b has beside it, and drops repetitions.

@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/binary"
-	"io"
+	"sync"
 	"unicode/utf8"
 
 	"github.com/gobwas/ws"
@@ -52,8 +52,10 @@ func Check(r Request) *wire.Error {
 // "Upgrade: h2c, websocket", or a Connection header on two lines.
 func Accept(r Request, protocol string, deflate bool) (a Answer, err error) {
 	key, _ := r.Header("Sec-WebSocket-Key")
-	head := append([]byte("GET / HTTP/1.1\r\nHost: -\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"+
-		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: "), key...)
+	p := plains.Get().(*plain)
+	defer plains.Put(p)
+	head := append(append(p.head[:0], "GET / HTTP/1.1\r\nHost: -\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"+
+		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: "...), key...)
 	u := ws.Upgrader{}
 	if protocol != "" {
 		head = append(head, "\r\nSec-WebSocket-Protocol: "+protocol...)
@@ -65,15 +67,25 @@ func Accept(r Request, protocol string, deflate bool) (a Answer, err error) {
 			u.Header = ws.HandshakeHeaderString("Sec-WebSocket-Extensions: " + extension + "\r\n")
 		}
 	}
-	head = append(head, "\r\n\r\n"...)
-	var out bytes.Buffer
-	_, err = u.Upgrade(struct {
-		io.Reader
-		io.Writer
-	}{bytes.NewReader(head), &out})
-	a.Response = out.Bytes()
+	p.head = append(head, "\r\n\r\n"...)
+	p.Reader.Reset(p.head)
+	p.Buffer.Reset()
+	_, err = u.Upgrade(p)
+	a.Response = bytes.Clone(p.Buffer.Bytes())
 	return a, err
 }
+
+// plain is what the Upgrader reads and writes.
+type plain struct {
+	head []byte
+	bytes.Reader
+	bytes.Buffer
+}
+
+func (p *plain) Read(b []byte) (int, error)  { return p.Reader.Read(b) }
+func (p *plain) Write(b []byte) (int, error) { return p.Buffer.Write(b) }
+
+var plains = sync.Pool{New: func() any { return new(plain) }}
 
 // AppendFrame appends an unmasked, unfragmented frame (RFC 6455 §5.2).
 func AppendFrame(dst []byte, op Op, payload []byte) []byte {
