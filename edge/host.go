@@ -51,11 +51,11 @@ func (h host) join(ref session.Ref, want session.Want, done func(wire.Position, 
 		}
 		return
 	}
-	h.await(ref, want, done)
+	await(h, ref, want, done)
 }
 
 // await joins a room once NATS has confirmed its subscription.
-func (h host) await(ref session.Ref, want session.Want, done func(wire.Position, bool, *wire.Error)) {
+func await(h host, ref session.Ref, want session.Want, done func(wire.Position, bool, *wire.Error)) {
 	waiting, asked := h.joining[want.Room]
 	if !asked && !h.edge.namespaces.Open(want.Room) {
 		done(wire.Position{}, false, namespaceFull(h.edge, want.Room))
