@@ -39,6 +39,7 @@ func (c *common) registerTargets(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringSliceVar(&c.peers, "peer", []string{target.NameNabat},
 		"servers to build, start and measure, comma separated: "+strings.Join(append([]string{target.NameNabat}, target.Peers...), ", "))
+	flags.IntVar(&c.shape.Procs, "procs", 0, "processors and loops of nabat's edge; 0 for all of the machine's. The floor has one")
 	flags.StringVar(&c.external.URL, "target", "", "measure a running server instead: its WebSocket URL (path /ws if it has none)")
 	flags.StringVar(&c.external.NATS, "nats", "", "with --target: the NATS server to publish to")
 	flags.StringVar(&c.external.SubjectPrefix, "subject-prefix", "room.", "with --target: what stands before the room in a subject")
@@ -96,7 +97,7 @@ func (c *common) check(cmd *cobra.Command) error {
 			return fmt.Errorf("--peer %s stands twice", name)
 		}
 	}
-	for name, value := range map[string]float64{"workers": float64(c.setting.Workers), "sources": float64(c.setting.Sources), "dial-rate": c.setting.DialRate, "pid": float64(c.external.PID)} {
+	for name, value := range map[string]float64{"workers": float64(c.setting.Workers), "sources": float64(c.setting.Sources), "dial-rate": c.setting.DialRate, "procs": float64(c.shape.Procs), "pid": float64(c.external.PID)} {
 		if value < 0 {
 			return fmt.Errorf("--%s must not be negative", name)
 		}

@@ -219,6 +219,7 @@ func (a *app) stormCommand() *cobra.Command {
 	cmd.Flags().Float64Var(&storm.ReturnRate, "return-rate", 100, "messages per second over the rooms of those that come back")
 	cmd.Flags().IntVar(&storm.Payload, "payload", 128, "bytes of a message")
 	cmd.Flags().IntVar(&storm.Pace, "accept-rate", 0, "connections that the edge takes in a second, while others wait; 0 for its default")
+	cmd.Flags().IntVar(&storm.Nice, "nice", 10, "how far the processes of the clients that come back give way to the servers and the other clients (nice 0 to 19): elsewhere they have processors of their own")
 	cmd.Flags().DurationVar(&storm.Quiet, "quiet", 4*time.Second, "time before the storm, to compare with")
 	cmd.Flags().IntVar(&storm.Rounds, "rounds", 3, "storms, each with a system of its own")
 	cmd.Flags().BoolVar(&storm.TLS, "tls", true, "also with TLS")

@@ -24,6 +24,7 @@ type Storm struct {
 	ReturnRate   float64       // messages a second to all rooms of those that come back
 	Payload      int           // bytes of a message
 	Pace         int           // connections that the edge takes in a second; 0 for its default
+	Nice         int           // of the processes of those that come back
 	Quiet        time.Duration // before the storm, to compare with
 	Rounds       int           // each with a system of its own
 	TLS, NoPlain bool          // with TLS, too; not without
@@ -42,6 +43,9 @@ func (s *Storm) check() error {
 	}
 	if s.Rate <= 0 || s.ReturnRate <= 0 {
 		return fmt.Errorf("%g and %g messages a second: must be more than none", s.Rate, s.ReturnRate)
+	}
+	if s.Nice < 0 || s.Nice > 19 {
+		return fmt.Errorf("nice %d: 0 to 19", s.Nice)
 	}
 	if s.NoPlain && !s.TLS {
 		return errors.New("neither with nor without TLS: nothing to measure")
@@ -62,7 +66,7 @@ func (s *Storm) Run(ctx context.Context) (*report.Report, error) {
 	}
 	r := s.newReport("storm", fmt.Sprintf("an edge dies, %s clients in %d rooms each come back to another one with %s clients, %d times",
 		report.Thousands(float64(s.Clients)), roomsEach, report.Thousands(float64(s.Survivors)), s.Rounds),
-		map[string]any{"clients": s.Clients, "survivors": s.Survivors, "rooms": s.Rooms, "rate": s.Rate, "return_rate": s.ReturnRate, "payload_bytes": s.Payload, "accept_rate": s.Pace, "rounds": s.Rounds})
+		map[string]any{"clients": s.Clients, "survivors": s.Survivors, "rooms": s.Rooms, "rate": s.Rate, "return_rate": s.ReturnRate, "payload_bytes": s.Payload, "accept_rate": s.Pace, "nice": s.Nice, "rounds": s.Rounds})
 	for _, secure := range []bool{false, true} {
 		if secure && !s.TLS || !secure && s.NoPlain {
 			continue
@@ -185,7 +189,7 @@ func (s *Storm) storm(ctx context.Context, t *target.Target, phase string, secur
 func (s *Storm) gather(ctx context.Context, t *target.Target, secure bool) (victims, calm *meter, err error) {
 	spread := swarm.Spread{Rooms: s.Rooms, Each: roomsEach}
 	o := s.options(t, spread)
-	o.Target, o.Resume = s.url(t.Edges[0], secure), true
+	o.Target, o.Resume, o.Nice = s.url(t.Edges[0], secure), true, s.Nice
 	o.Open = []string{`{"id":1,"connect":{"rooms":[<<{"room":"{room}"}|,>>]}}`}
 	v, _, err := s.connect(ctx, t, o)
 	if err != nil {
@@ -346,7 +350,9 @@ func (s *Storm) floor(ctx context.Context, secure bool) (*storms, error) {
 		if err != nil {
 			return nil, errors.Join(err, t.Close())
 		}
-		clients, p, err := s.connect(ctx, t, s.options(t, swarm.Spread{}))
+		o := s.options(t, swarm.Spread{})
+		o.Nice = s.Nice
+		clients, p, err := s.connect(ctx, t, o)
 		if err != nil {
 			return nil, errors.Join(err, t.Close())
 		}

@@ -28,6 +28,7 @@ type Plan struct {
 	Rate      float64       `json:"rate"`      // connections started per second; 0: no bound
 	InFlight  int           `json:"in_flight"` // handshakes under way
 	Timeout   time.Duration `json:"timeout"`   // for one handshake
+	Nice      int           `json:"nice,omitempty"`
 }
 
 func sockaddr(ip net.IP, port int) unix.Sockaddr {

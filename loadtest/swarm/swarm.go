@@ -54,6 +54,8 @@ type Options struct {
 	InFlight int
 	// Timeout is for one handshake. 0: 10 s.
 	Timeout time.Duration
+	// Nice lets the workers give way to others, as setpriority(2) has it: 0 to 19.
+	Nice int
 	// DescriptorLimit is what one process may open. 0: ask the system.
 	DescriptorLimit int
 }
@@ -133,7 +135,7 @@ func plan(o *Options) ([]*Plan, error) {
 			Spread: o.Spread.complete(), Resume: o.Resume, SlowEvery: o.SlowEvery, First: first,
 			Clients: share(o.Clients, workers, i), Loops: o.Loops, Sources: sources,
 			Rate: o.Rate / float64(workers), InFlight: max(orDefault(o.InFlight, defaultInFlight)/workers, 1),
-			Timeout: orDefault(o.Timeout, defaultTimeout),
+			Timeout: orDefault(o.Timeout, defaultTimeout), Nice: o.Nice,
 		}
 		if len(o.Tokens) > 0 {
 			plans[i].Tokens = o.Tokens[first : first+plans[i].Clients]

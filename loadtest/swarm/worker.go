@@ -7,9 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"reflect"
+	"strconv"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // command is one line from the parent to a worker; one field is set.
@@ -141,6 +145,9 @@ func (w *worker) dial(ctx context.Context, fail context.CancelCauseFunc, plan *P
 	if w.loops != nil {
 		return errors.New("a second dial command")
 	}
+	if err := giveWay(plan.Nice); err != nil {
+		return err
+	}
 	n := min(max(plan.Loops, 1), plan.Clients)
 	for i := range n {
 		p := pace{inFlight: max(plan.InFlight/n, 1)}
@@ -157,6 +164,28 @@ func (w *worker) dial(ctx context.Context, fail context.CancelCauseFunc, plan *P
 				fail(err)
 			}
 		})
+	}
+	return nil
+}
+
+// giveWay lowers the priority of this process: of each of its threads, for Linux
+// has no other. Threads that begin later have it from those that began them.
+func giveWay(nice int) error {
+	if nice == 0 {
+		return nil
+	}
+	threads, err := os.ReadDir("/proc/self/task")
+	if err != nil {
+		return fmt.Errorf("priority: %w", err)
+	}
+	for _, thread := range threads {
+		id, err := strconv.Atoi(thread.Name())
+		if err == nil {
+			err = unix.Setpriority(unix.PRIO_PROCESS, id, nice)
+		}
+		if err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("priority %d: %w", nice, err)
+		}
 	}
 	return nil
 }
