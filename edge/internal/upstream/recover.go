@@ -98,6 +98,7 @@ type question struct {
 	sure     bool // the mirror is known to have reached head
 	asked    time.Time
 	mirror   error // why the mirror did not answer, though the stream did
+	behind   bool  // the answer does not reach head
 }
 
 // over reports that an answer which is behind is good enough from now on.
@@ -152,6 +153,7 @@ func (q *question) origin(list []history.Stored, mirror error) {
 		case mirror != nil && q.blind():
 			q.done(nil, mirror)
 		case mirror == nil && q.over():
+			q.behind = true
 			q.done(list, nil)
 		default:
 			q.c.u.sighted(mirror)
@@ -180,12 +182,24 @@ func (q *question) done(list []history.Stored, err error) {
 		current := q.rooms[:0]
 		for _, r := range q.rooms {
 			if r.chain != nil && r.source.stream == q.stream {
+				if err == nil && !q.behind {
+					q.stand(r, found[r.source.stored])
+				}
 				q.answer(r, found[r.source.stored], err)
 				current = append(current, r)
 			}
 		}
 		q.c.catchUp(q.stream, current)
 	})
+}
+
+// stand notes what a whole answer says of a room and its stream.
+func (q *question) stand(r *room, found *history.Stored) {
+	s := Standing{Asked: q.asked, Head: q.head}
+	if found != nil {
+		s.Newest = found.Sequence
+	}
+	r.recent.stand(s)
 }
 
 // based opens a room at its newest stored message. Without an answer it opens
