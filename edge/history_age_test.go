@@ -104,6 +104,19 @@ func TestAllOfARoomHasExpired(t *testing.T) {
 	r.quiet()
 }
 
+// What is older is still there, so it was not time that took the room's messages, and
+// time proves nothing.
+func TestTimeProvesNothingOfWhatWasRemovedByHand(t *testing.T) {
+	c := newHistory(t, kept100())
+	c.store("other", "0")
+	c.store("a", "1")
+	gone := c.store("a", "2") // 3
+	c.store("other", "3")
+	c.purge("a", gone)
+	fresh := c.readyForHistory(c.edge(nil))
+	c.resumed(fresh, resumeAfter(1000, "a", 2), `{"room":"a","epoch":"k1","offset":0,"recovered":false,"reason":"history_cut"}`)
+}
+
 // firstData is the first event of an event stream.
 func firstData(t *testing.T, req *http.Request) string {
 	t.Helper()

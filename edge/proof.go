@@ -3,6 +3,7 @@ package edge
 import (
 	"time"
 
+	"nabat/edge/internal/upstream"
 	"nabat/proto/wire"
 )
 
@@ -29,9 +30,8 @@ func (b *catchups) prospect(c *catchup) (limit time.Duration, reason string, pro
 	ahead := position > place.Offset
 	if known && at.Head >= max(position, place.Offset) && (at.Newest < position || at.Newest == position && !ahead) {
 		// Nothing behind the position is kept, and what is stored from now on comes
-		// live. The newest message of a stream has nothing behind it; else the time
-		// may prove that what was stored would still be there.
-		return -1, wire.HistoryCut, ahead && (at.Head == position || at.Newest == 0 && b.keepsAll(c, 0))
+		// live. The newest message of a stream has nothing behind it.
+		return -1, wire.HistoryCut, ahead && (at.Head == position || b.expired(c, at) && b.keepsAll(c, 0))
 	}
 	u.Verify(c.room)
 	if known && at.Head < position {
@@ -44,6 +44,13 @@ func (b *catchups) prospect(c *catchup) (limit time.Duration, reason string, pro
 		}
 	}
 	return limit, reason, false
+}
+
+// expired reports whether it was time that took the message at c's position, as far
+// as can be seen: all that the room had is gone, and all that the stream had before.
+func (b *catchups) expired(c *catchup, at upstream.Standing) bool {
+	p := b.w.host().Policy(c.room)
+	return p != nil && p.History != nil && p.History.Age > 0 && at.Newest == 0 && at.First > c.cursor.Position()
 }
 
 // provable reports whether a client that has seen nothing of a room gets all of

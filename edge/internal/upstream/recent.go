@@ -126,6 +126,7 @@ func (u *Upstream) Newest(room, epoch string) *frame.Message {
 // Standing is where a room and its stream stood when they were last compared.
 type Standing struct {
 	Asked  time.Time // the comparison began; what is below is of that moment or later
+	First  uint64    // the oldest offset that the stream kept, of whatever room; Head+1 when none
 	Head   uint64    // the newest offset that the stream had ever stored, of whatever room
 	Newest uint64    // the newest offset that it kept of the room; 0 for none
 }

@@ -94,6 +94,7 @@ type question struct {
 	rooms    []*room
 	subjects []string
 	answer   func(r *room, found *history.Stored, err error)
+	first    uint64
 	head     uint64
 	sure     bool // the mirror is known to have reached head
 	asked    time.Time
@@ -109,10 +110,10 @@ func (q *question) over() bool { return time.Since(q.asked) > q.c.u.opts.Patienc
 func (q *question) blind() bool { return q.over() || q.c.u.blindFor() > q.c.u.opts.Patience }
 
 func (q *question) ask() {
-	q.c.u.opts.Store.Head(q.stream.Name, func(head uint64, err error) {
+	q.c.u.opts.Store.Ends(q.stream.Name, func(first, head uint64, err error) {
 		switch {
 		case err == nil:
-			q.head = head
+			q.first, q.head = first, head
 			q.look()
 		case q.blind():
 			q.done(nil, err)
@@ -195,7 +196,7 @@ func (q *question) done(list []history.Stored, err error) {
 
 // stand notes what a whole answer says of a room and its stream.
 func (q *question) stand(r *room, found *history.Stored) {
-	s := Standing{Asked: q.asked, Head: q.head}
+	s := Standing{Asked: q.asked, First: q.first, Head: q.head}
 	if found != nil {
 		s.Newest = found.Sequence
 	}

@@ -18,7 +18,7 @@ func TestWhereARoomAndItsStreamStand(t *testing.T) {
 	r.publish("room.b", "2", nil)
 	r.acquire("a", 0)
 	r.acquire("empty", 0)
-	stands := func(room string, head, newest uint64) {
+	stands := func(room string, first, head, newest uint64) {
 		t.Helper()
 		came := time.Now()
 		r.up.Verify(room)
@@ -28,12 +28,12 @@ func TestWhereARoomAndItsStreamStand(t *testing.T) {
 			s, ok = r.up.Standing(room, "k1", came)
 			return ok
 		})
-		if s.Head != head || s.Newest != newest {
-			t.Errorf("%s: %+v, want head %d, newest %d", room, s, head, newest)
+		if s.First != first || s.Head != head || s.Newest != newest {
+			t.Errorf("%s: %+v, want first %d, head %d, newest %d", room, s, first, head, newest)
 		}
 	}
-	stands("a", 2, 1)
-	stands("empty", 2, 0)
+	stands("a", 1, 2, 1)
+	stands("empty", 1, 2, 0)
 
 	// All of a room is gone, and the stream has come as far as it has.
 	js, err := jetstream.New(r.pub)
@@ -55,7 +55,7 @@ func TestWhereARoomAndItsStreamStand(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	stands("a", 2, 0)
+	stands("a", 3, 2, 0)
 	if s, ok := r.up.Standing("a", "k0", time.Time{}); ok {
 		t.Errorf("of another epoch: %+v", s)
 	}
