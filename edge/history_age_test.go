@@ -2,6 +2,7 @@ package edge
 
 import (
 	"bufio"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"strings"
@@ -115,6 +116,64 @@ func TestTimeProvesNothingOfWhatWasRemovedByHand(t *testing.T) {
 	c.purge("a", gone)
 	fresh := c.readyForHistory(c.edge(nil))
 	c.resumed(fresh, resumeAfter(1000, "a", 2), `{"room":"a","epoch":"k1","offset":0,"recovered":false,"reason":"history_cut"}`)
+}
+
+// What is no longer kept when a slow reader gets to it is told, at its place and to
+// the message.
+func TestASlowReaderIsToldWhatIsNoLongerKept(t *testing.T) {
+	const kept = 20
+	c := newHistory(t, policy.History{Messages: kept, Age: time.Hour})
+	e := c.readyForHistory(c.edge(func(cfg *Config) {
+		cfg.LagQueueBytes, cfg.Loops, cfg.SendBuffer, cfg.RecentMessages = 32<<10, 1, 16<<10, 2
+	}))
+	slow := stall(t, e, "busy")
+	body := `"` + strings.Repeat("x", 4<<10) + `"`
+	var total uint64
+	for e.workers[0].counts.Lags.Load() == 0 {
+		total = c.store("busy", body)
+	}
+	for range 3 * kept {
+		total = c.store("busy", body)
+	}
+	c.mirrored(total)
+	var had, gaps uint64
+	for had < total {
+		got, err := slow.next()
+		if err != nil {
+			t.Fatalf("at %d of %d: %v", had, total, err)
+		}
+		var o struct {
+			Offset uint64
+			Gap    *struct {
+				From, To uint64
+				Reason   string
+			}
+			Lagging *struct{}
+		}
+		if err := json.Unmarshal([]byte(got), &o); err != nil {
+			t.Fatalf("%.100s (%v)", got, err)
+		}
+		switch {
+		case o.Lagging != nil:
+		case o.Gap != nil:
+			gaps++
+			if o.Gap.Reason != "history_cut" || o.Gap.From != had || o.Gap.To <= had+1 {
+				t.Fatalf("behind %d: %+v", had, *o.Gap)
+			}
+			had = o.Gap.To - 1
+		default:
+			if o.Offset != had+1 { // the whole stream is of this room
+				t.Fatalf("got offset %d behind %d: %.100s", o.Offset, had, got)
+			}
+			had++
+		}
+	}
+	if gaps == 0 {
+		t.Error("nothing was lost: the test is none")
+	}
+	until(t, "the reader is live again", func() bool { return e.workers[0].counts.Lagging.Load() == 0 })
+	c.publish("busy", "1", nil)
+	slow.want(message("busy", total+1, 1))
 }
 
 // firstData is the first event of an event stream.
