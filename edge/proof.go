@@ -13,6 +13,9 @@ const (
 	// aheadPart is the part of the patience with a history that is spent on a
 	// client which claims to be ahead of it.
 	aheadPart = 6
+	// mirrorLag is for how long a mirror that has not yet what its stream has is
+	// waited for before anybody asks whether there is anything to wait for.
+	mirrorLag = 500 * time.Millisecond
 	// purgeSkew is by how much the clocks of nodes and control may differ.
 	purgeSkew = 5 * time.Second
 )
@@ -33,7 +36,9 @@ func (b *catchups) prospect(c *catchup) (limit time.Duration, reason string, pro
 		// live. The newest message of a stream has nothing behind it.
 		return -1, wire.HistoryCut, ahead && (at.Head == position || b.expired(c, at) && b.keepsAll(c, 0))
 	}
-	u.Verify(c.room)
+	if ahead || time.Since(c.stuck) > mirrorLag {
+		u.Verify(c.room)
+	}
 	if known && at.Head < position {
 		// The stream would come so far, too, if NATS is whole and it has been able to
 		// store meanwhile.
