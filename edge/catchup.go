@@ -19,11 +19,6 @@ const (
 	chunkBytes = 32 << 10
 	// stepMessages is how many messages one step takes from memory.
 	stepMessages = 256
-	// aheadPart is the part of the patience with a history that is spent on a
-	// client which claims to be ahead of it.
-	aheadPart = 6
-	// purgeSkew is by how much the clocks of nodes and control may differ.
-	purgeSkew = 5 * time.Second
 )
 
 // catchup is one subscription that is behind its room's place on this loop. The
@@ -319,22 +314,12 @@ func (b *catchups) wait(c *catchup) {
 	if c.stuck.IsZero() {
 		c.stuck = now
 	}
-	waited, ahead := now.Sub(c.stuck), c.cursor.Position() > b.w.hub.Place(c.number).Offset
-	limit, reason := b.w.edge.cfg.HistoryPatience, wire.HistoryUnavailable
-	if ahead {
-		// What it has seen has to come here, too, if NATS is whole and the stream has
-		// been able to store meanwhile.
-		reason = wire.AheadOfHistory
-		u, pol := b.w.edge.upstream, b.w.edge.policy(c.room)
-		if u.Ready() == nil && u.Degraded() == nil && pol != nil && pol.Stream != nil && u.Stores(pol.Stream.Name, c.stuck) {
-			limit /= aheadPart
-		}
-		u.Verify(c.room)
-	}
+	waited := now.Sub(c.stuck)
+	limit, reason, proven := b.prospect(c)
 	if waited > limit {
 		c.stuck, c.origin = time.Time{}, false
 		b.apply(c, b.look(c, func(v resume.View[*frame.Message]) resume.Step[*frame.Message] {
-			return c.cursor.GiveUp(v, false)
+			return c.cursor.GiveUp(v, proven)
 		}), reason)
 		if b.alive(c) {
 			b.step(c)
@@ -385,20 +370,4 @@ func (b *catchups) replay(from upstream.From, done func(upstream.Replay)) {
 	b.w.edge.upstream.Replay(from, func(p upstream.Replay) {
 		_ = b.w.loop.Post(func() { done(p) })
 	})
-}
-
-// provable reports whether a client that has seen nothing of a room gets all of
-// it: it was away for so short a time, and so few messages came, that the policy
-// keeps them all.
-func (b *catchups) provable(c *catchup, messages int) bool {
-	p := b.w.host().Policy(c.room)
-	if p == nil || p.History == nil || c.cursor.Position() != 0 {
-		return false
-	}
-	away := time.Duration(c.awayMS)*time.Millisecond + b.w.loop.Now().Sub(c.began)
-	if c.awayMS == 0 && !c.lagging || b.w.edge.purges.Load().Since(c.room, b.w.loop.Now().Add(-away-purgeSkew)) {
-		return false
-	}
-	kept := p.History
-	return kept.Bytes == 0 && (kept.Messages == 0 || messages < kept.Messages) && (kept.Age == 0 || away < kept.Age)
 }

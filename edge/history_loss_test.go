@@ -80,14 +80,16 @@ func TestAPurge(t *testing.T) {
 	// The node that was there has what was purged in memory: nothing is lost.
 	c.resumed(e, resumeFrom("a", "k1", 3), `{"room":"a","epoch":"k1","offset":3,"recovered":true}`, message("a", 4, 3), message("a", 5, 4), message("a", 6, 5))
 
-	// Everything is gone: who has all of it cannot be told from who has not.
+	// Everything is gone: who has the newest of the whole stream has all of it, and
+	// nobody else can be told so.
 	c.purge("a", 6)
-	empty := c.readyForHistory(c.edge(func(cfg *Config) { cfg.HistoryPatience = 600 * time.Millisecond }))
-	r := dial(t, empty, "/ws")
-	r.send(resumeFrom("a", "k1", 6))
-	r.wantConnected(`{"room":"a","epoch":"k1","offset":0,"recovered":false,"reason":"ahead_of_history"}`)
-	r.want(message("a", c.store("a", "6"), 6))
-	a.want(message("a", 7, 6))
+	empty := c.readyForHistory(c.edge(nil))
+	whole := c.resumed(empty, resumeFrom("a", "k1", 6), `{"room":"a","epoch":"k1","offset":6,"recovered":true}`)
+	lost := c.resumed(empty, resumeFrom("a", "k1", 5), `{"room":"a","epoch":"k1","offset":0,"recovered":false,"reason":"history_cut"}`)
+	m := message("a", c.store("a", "6"), 6)
+	for _, r := range []*client{whole, lost, a} {
+		r.want(m)
+	}
 }
 
 // A node that opened the room when it was purged has all that came since in
@@ -102,15 +104,10 @@ func TestAPurgeBeforeTheNodeOpenedTheRoom(t *testing.T) {
 	a := dial(t, e, "/ws?room=a")
 	a.connected("a")
 	// One comes back before there is anything new, the other after.
-	early := dial(t, e, "/ws")
-	early.send(resumeFrom("a", "k1", 2))
-	until(t, "it waits", func() bool {
-		return e.workers[0].counts.Lagging.Load()+e.workers[len(e.workers)-1].counts.Lagging.Load() > 0
-	})
+	early := c.resumed(e, resumeFrom("a", "k1", 2), `{"room":"a","epoch":"k1","offset":0,"recovered":false,"reason":"history_cut"}`)
 	a.want(message("a", c.store("a", "4"), 4))
 	c.mirrored(5)
 	const lost = `{"room":"a","epoch":"k1","offset":4,"recovered":false,"reason":"history_cut"}`
-	early.wantConnected(lost)
 	early.want(message("a", 5, 4))
 	early.quiet()
 	c.resumed(e, resumeFrom("a", "k1", 2), lost, message("a", 5, 4))
@@ -129,14 +126,7 @@ func TestAgeEndsMessages(t *testing.T) {
 	for n := range 3 {
 		a.want(message("a", c.store("a", fmt.Sprint(n)), n))
 	}
-	until(t, "the store is empty", func() bool {
-		for _, name := range []string{c.set.Rooms[0].Stream.Name, c.set.Rooms[0].Stream.Mirror} {
-			if s, err := c.jetstream().Stream(t.Context(), name); err != nil || s.CachedInfo().State.Msgs != 0 {
-				return false
-			}
-		}
-		return true
-	})
+	c.emptied()
 	a.want(message("a", c.store("a", "3"), 3)) // nothing is before it in the store
 	a.quiet()
 	fresh := c.readyForHistory(c.edge(nil))

@@ -325,6 +325,11 @@ func TestAPurgeThatIsRecordedIsForgotten(t *testing.T) {
 	c.purge("a", last)
 	until(t, "the node has read the list", func() bool { return e.purges.Load() != nil })
 	c.resumed(e, resumeFrom("a", "k1", last), fmt.Sprintf(`{"room":"a","epoch":"k1","offset":%d,"recovered":true}`, last))
+	// A node that opens the room now knows that time proves nothing: what left the
+	// store was not too old for it.
+	fresh := c.readyForHistory(c.edge(nil))
+	until(t, "the other node has read the list", func() bool { return fresh.purges.Load() != nil })
+	c.resumed(fresh, resumeAfter(1000, "a", 2), `{"room":"a","epoch":"k1","offset":0,"recovered":false,"reason":"history_cut"}`)
 	next := c.store("a", "4")
 	a.want(message("a", next, 4))
 	c.mirrored(next)

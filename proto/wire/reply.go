@@ -94,7 +94,7 @@ const (
 	EpochChanged       = "epoch_changed"       // the room's history began anew
 	HistoryCut         = "history_cut"         // messages behind the position are no longer kept, or may not be
 	HistoryUnavailable = "history_unavailable" // history can not be read now
-	AheadOfHistory     = "ahead_of_history"    // the room's history does not reach that far
+	AheadOfHistory     = "ahead_of_history"    // the room's stream has never stored so much
 )
 
 // WithRecovery is p with the answer to a client that gave a position: reason is

@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"sync"
+	"time"
 
 	"nabat/edge/internal/frame"
 	"nabat/edge/internal/resume"
@@ -14,6 +15,7 @@ type recent struct {
 	mu     sync.Mutex
 	ring   resume.Ring[*frame.Message]
 	newest *frame.Message
+	stood  Standing
 }
 
 func newRecent(count, bytes int) *recent {
@@ -51,6 +53,12 @@ func (r *recent) forget(upTo uint64) {
 func (r *recent) setNewest(m *frame.Message) {
 	r.mu.Lock()
 	r.newest = m
+	r.mu.Unlock()
+}
+
+func (r *recent) stand(s Standing) {
+	r.mu.Lock()
+	r.stood = s
 	r.mu.Unlock()
 }
 
@@ -113,4 +121,24 @@ func (u *Upstream) Newest(room, epoch string) *frame.Message {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.newest
+}
+
+// Standing is where a room and its stream stood when they were last compared.
+type Standing struct {
+	Asked  time.Time // the comparison began; what is below is of that moment or later
+	First  uint64    // the oldest offset that the stream kept, of whatever room; Head+1 when none
+	Head   uint64    // the newest offset that the stream had ever stored, of whatever room
+	Newest uint64    // the newest offset that it kept of the room; 0 for none
+}
+
+// Standing is what the last comparison of a room found. It is ok when that was
+// asked for after a time. Safe from any goroutine.
+func (u *Upstream) Standing(room, epoch string, after time.Time) (s Standing, ok bool) {
+	r := u.recents.get(room, epoch)
+	if r == nil {
+		return s, false
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.stood, r.stood.Asked.After(after)
 }

@@ -94,10 +94,12 @@ type question struct {
 	rooms    []*room
 	subjects []string
 	answer   func(r *room, found *history.Stored, err error)
+	first    uint64
 	head     uint64
 	sure     bool // the mirror is known to have reached head
 	asked    time.Time
 	mirror   error // why the mirror did not answer, though the stream did
+	behind   bool  // the answer does not reach head
 }
 
 // over reports that an answer which is behind is good enough from now on.
@@ -108,10 +110,10 @@ func (q *question) over() bool { return time.Since(q.asked) > q.c.u.opts.Patienc
 func (q *question) blind() bool { return q.over() || q.c.u.blindFor() > q.c.u.opts.Patience }
 
 func (q *question) ask() {
-	q.c.u.opts.Store.Head(q.stream.Name, func(head uint64, err error) {
+	q.c.u.opts.Store.Ends(q.stream.Name, func(first, head uint64, err error) {
 		switch {
 		case err == nil:
-			q.head = head
+			q.first, q.head = first, head
 			q.look()
 		case q.blind():
 			q.done(nil, err)
@@ -152,6 +154,7 @@ func (q *question) origin(list []history.Stored, mirror error) {
 		case mirror != nil && q.blind():
 			q.done(nil, mirror)
 		case mirror == nil && q.over():
+			q.behind = true
 			q.done(list, nil)
 		default:
 			q.c.u.sighted(mirror)
@@ -180,12 +183,24 @@ func (q *question) done(list []history.Stored, err error) {
 		current := q.rooms[:0]
 		for _, r := range q.rooms {
 			if r.chain != nil && r.source.stream == q.stream {
+				if err == nil && !q.behind {
+					q.stand(r, found[r.source.stored])
+				}
 				q.answer(r, found[r.source.stored], err)
 				current = append(current, r)
 			}
 		}
 		q.c.catchUp(q.stream, current)
 	})
+}
+
+// stand notes what a whole answer says of a room and its stream.
+func (q *question) stand(r *room, found *history.Stored) {
+	s := Standing{Asked: q.asked, First: q.first, Head: q.head}
+	if found != nil {
+		s.Newest = found.Sequence
+	}
+	r.recent.stand(s)
 }
 
 // based opens a room at its newest stored message. Without an answer it opens

@@ -39,6 +39,7 @@ type Store interface {
 	Read(q history.Read, done func(history.Batch, error))
 	Newest(stream string, subjects []string, done func(list []history.Stored, upTo uint64, err error))
 	Head(stream string, done func(last uint64, err error))
+	Ends(stream string, done func(first, last uint64, err error))
 	Before(stream, subject string, before uint64, limit int, done func(history.Batch, error))
 }
 
