@@ -100,7 +100,7 @@ func (l *loop) expire(now int64) {
 			if now-c.since < int64(l.plan.Timeout) {
 				return
 			}
-			doing := map[state]string{connecting: "to accept the connection", securing: "for the TLS handshake", upgrading: "to answer the upgrade", greeting: "to send its first message"}
+			doing := map[state]string{connecting: "to accept the connection", securing: "for the TLS handshake", upgrading: "to answer the upgrade", greeting: fmt.Sprintf("to send %q", l.plan.wanted(c))}
 			l.end(c, fmt.Sprintf("the target took more than %s %s", l.plan.Timeout, doing[c.state]))
 		}
 		l.oldest++

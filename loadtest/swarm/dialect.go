@@ -13,14 +13,24 @@ import (
 // for its number.
 type Dialect struct {
 	Headers []string `json:"headers,omitempty"` // of the request: "Name: value"
-	Open    []string `json:"open,omitempty"`    // messages that a client sends behind the 101
+	Open    []string `json:"open,omitempty"`    // messages that a client sends behind the 101; a NUL divides one into frames
 	Binary  bool     `json:"binary,omitempty"`  // those, and Pong, are binary frames
+	// Await is what a client waits for before it sends the opening message of the
+	// same number: text in a message of the server. Missing or empty: nothing.
+	Await []string `json:"await,omitempty"`
 	// Greeting is text in the first message of an open connection. Empty: a
 	// connection is open with the 101.
 	Greeting string `json:"greeting,omitempty"`
-	Patient  bool   `json:"patient,omitempty"` // other messages may come before the greeting
-	Ping     string `json:"ping,omitempty"`    // the message that asks for a sign of life; "": none does
-	Pong     string `json:"pong,omitempty"`    // the answer to it
+	Every    bool   `json:"every,omitempty"`   // the greeting comes once for each room of the client
+	Patient  bool   `json:"patient,omitempty"` // other messages may come before the greeting and what is awaited
+	// Refusals are texts in messages before the connection is open that say that
+	// it will not be.
+	Refusals []string `json:"refusals,omitempty"`
+	Ping     string   `json:"ping,omitempty"` // the message that asks for a sign of life; "": none does
+	Pong     string   `json:"pong,omitempty"` // the answer to it
+	// Lines says that a frame may hold several messages, a line each, and that
+	// Ping may be one of them.
+	Lines bool `json:"lines,omitempty"`
 	// Events says that messages come as server-sent events, not over WebSocket.
 	Events bool `json:"events,omitempty"`
 }

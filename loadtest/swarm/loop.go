@@ -32,6 +32,7 @@ type client struct {
 	fd     int
 	state  state
 	member bool       // was open when the run began
+	steps  uint16     // opening messages that it has sent, and greetings that it has got, when every room has one
 	number int32      // in the swarm
 	since  int64      // Now() at the start, for the handshake's deadline
 	rest   []byte     // an unfinished head or frame; nil in the steady state

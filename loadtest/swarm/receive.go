@@ -20,8 +20,10 @@ func (l *loop) frame(c *client, f frame, size int, arrival int64) error {
 	case ws.OpClose:
 		return errors.New(closeReason(f.payload))
 	}
-	if l.plan.Ping != "" && string(f.payload) == l.plan.Ping {
-		return c.send(l.plan.masked(l.plan.Pong))
+	if l.plan.pinged(f.payload) {
+		if err := c.send(l.plan.masked(l.plan.Pong)); err != nil || len(f.payload) == len(l.plan.Ping) {
+			return err
+		}
 	}
 	if c.state == greeting {
 		greeted, err := l.greeted(c, f.payload)
@@ -32,47 +34,6 @@ func (l *loop) frame(c *client, f frame, size int, arrival int64) error {
 	}
 	l.messages(c, f.payload, size, arrival)
 	return nil
-}
-
-// greeted looks whether a message is the greeting.
-func (l *loop) greeted(c *client, payload []byte) (bool, error) {
-	switch {
-	case !bytes.Contains(payload, []byte(l.plan.Greeting)):
-		if l.plan.Patient {
-			return false, nil
-		}
-		return false, fmt.Errorf("the target's first message is not %q but %q", l.plan.Greeting, clip(string(payload), 120))
-	case l.plan.Resume:
-		return true, l.stands(c, payload)
-	}
-	return true, nil
-}
-
-// welcome is called behind the head of the answer.
-func (l *loop) welcome(c *client) error {
-	c.state = greeting
-	for i, text := range l.plan.Open {
-		text = l.plan.Spread.expand(text, int(c.number))
-		if i == 0 && c.at != nil {
-			text = l.plan.returning(c)
-		}
-		if err := c.send(l.plan.masked(text)); err != nil {
-			return err
-		}
-	}
-	if l.plan.Greeting == "" {
-		l.opened(c)
-	}
-	return nil
-}
-
-// masked is a frame of a client.
-func (d *Dialect) masked(text string) []byte {
-	code := ws.OpText
-	if d.Binary {
-		code = ws.OpBinary
-	}
-	return ws.MustCompileFrame(ws.MaskFrame(ws.NewFrame(code, true, []byte(text))))
 }
 
 // events takes what a stream of server-sent events brought, chunk heads and

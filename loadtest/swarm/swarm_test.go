@@ -313,7 +313,7 @@ func TestTargetsThatAreNoWebSocketServer(t *testing.T) {
 		{"closes at once", func(net.Conn) error { return net.ErrClosed }, "", "closed the connection without an answer"},
 		{"closes inside its answer", func(c net.Conn) error { _ = answerWith("HTTP/1.1 1")(c); return net.ErrClosed }, "", "inside its answer"},
 		{"never answers", func(net.Conn) error { return nil }, "", "more than 50ms to answer the upgrade"},
-		{"never greets", upgrade, "hello", "more than 50ms to send its first message"},
+		{"never greets", upgrade, "hello", "more than 50ms to send \"hello\""},
 		{"greets with an error", func(c net.Conn) error {
 			_ = upgrade(c)
 			_, err := c.Write(compile(ws.NewTextFrame([]byte(`{"error":{"code":"bad_room"}}`))))
