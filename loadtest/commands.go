@@ -16,7 +16,6 @@ import (
 
 	"nabat/loadtest/report"
 	"nabat/loadtest/scenario"
-	"nabat/loadtest/swarm"
 	"nabat/loadtest/target"
 )
 
@@ -40,9 +39,13 @@ func (c *common) registerTargets(cmd *cobra.Command) {
 	flags.StringSliceVar(&c.peers, "peer", []string{target.NameNabat},
 		"servers to build, start and measure, comma separated: "+strings.Join(append([]string{target.NameNabat}, target.Peers...), ", "))
 	flags.IntVar(&c.shape.Procs, "procs", 0, "processors and loops of nabat's edge; 0 for all of the machine's. The floor has one")
-	flags.StringVar(&c.external.URL, "target", "", "measure a running server instead: its WebSocket URL (path /ws if it has none)")
+	flags.StringVar(&c.external.URL, "target", "", "measure a running server instead: its URL (the path is the dialect's if it has none, such as /ws)")
+	flags.StringVar(&c.external.Dialect, "dialect", target.Plain, "with --target: what it speaks: "+strings.Join(target.Dialects, ", "))
 	flags.StringVar(&c.external.NATS, "nats", "", "with --target: the NATS server to publish to")
 	flags.StringVar(&c.external.SubjectPrefix, "subject-prefix", "room.", "with --target: what stands before the room in a subject")
+	flags.StringVar(&c.external.PublishURL, "publish-url", "", "with --target: publish with HTTP POST to this URL instead; {room} stands for the room")
+	flags.StringArrayVar(&c.external.PublishHeaders, "publish-header", nil, "with --publish-url: a header, 'Name: value'; may be given several times")
+	flags.StringVar(&c.external.PublishBody, "publish-body", "", "with --target: what is published, if not what the dialect has: {room}, and the message as {data} (JSON), {text} (a string in JSON) or {form} (a value in a form)")
 	flags.StringVar(&c.external.Greeting, "greeting", "", "with --target: text in the first message of an open connection, such as '\"connected\"'")
 	flags.IntVar(&c.external.PID, "pid", 0, "with --target: the process whose time and memory count")
 	flags.StringVar(&c.external.Ops, "ops", "", "with --target: base URL of its operations port")
@@ -75,7 +78,7 @@ func (c *common) registerSwarm(cmd *cobra.Command, noun string, clients int) {
 func (c *common) check(cmd *cobra.Command) error {
 	given := func(name string) bool { return cmd.Flags().Changed(name) }
 	if c.external.URL == "" && cmd.Flags().Lookup("target") != nil {
-		for _, name := range []string{"nats", "subject-prefix", "greeting", "pid", "ops"} {
+		for _, name := range target.Flags {
 			if given(name) {
 				return fmt.Errorf("--%s goes with --target, which is missing", name)
 			}
@@ -85,7 +88,7 @@ func (c *common) check(cmd *cobra.Command) error {
 		return errors.New("--target measures a running server and --peer starts some: give one of them")
 	}
 	if given("target") {
-		if _, err := swarm.Resolve(c.external.URL); err != nil {
+		if err := c.external.Check(given); err != nil {
 			return err
 		}
 	}
@@ -159,7 +162,9 @@ func (a *app) prepare(c *common, progress *report.Progress) *target.Launcher {
 		c.setting.Floor, c.setting.FloorTLS = launcher.Floor, launcher.FloorTLS
 	}
 	if c.external.URL != "" {
-		c.external.Name = "target"
+		if c.external.Name = "target"; c.external.Dialect != target.Plain {
+			c.external.Name = c.external.Dialect
+		}
 		c.setting.Targets = []scenario.Starter{{Name: c.external.Name, Start: c.external.Open}}
 		return launcher
 	}

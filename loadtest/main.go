@@ -90,12 +90,13 @@ func (a *app) run(ctx context.Context, args []string) int {
 
 const about = `Loadtest measures a Nabat edge, or another server, on this machine or elsewhere.
 
-It connects many clients from processes of its own, publishes over plain NATS,
-checks that every client gets every message once and in order, and shows what a
-connection and a delivery cost: the server's processor time by the kernel's
-account, memory, latency. The floor is a program that makes the same system
-calls and nothing else; figures are shown as ratios to it, because an absolute
-one says more about the machine than about the server.
+It connects many clients from processes of its own, publishes over plain NATS, or
+with HTTP POST where a server wants that (--dialect, --publish-url), checks that
+every client gets every message once and in order, and shows what a connection and
+a delivery cost: the server's processor time by the kernel's account, memory,
+latency. The floor is a program that makes the same system calls and nothing else;
+figures are shown as ratios to it, because an absolute one says more about the
+machine than about the server.
 
 Without --target it builds and starts what it measures (NATS, control and one
 edge in processes of their own) and stops it afterwards. Without a command it runs a
@@ -109,6 +110,8 @@ const examples = `  go run ./loadtest                                 a tour of 
   go run ./loadtest fanout --target ws://127.0.0.1:8080 --nats nats://127.0.0.1:4222 \
       --ops http://127.0.0.1:9090 --pid "$(pgrep -n nabat)"
                                                     a server that runs already
+  go run ./loadtest fanout --dialect socketio --target ws://127.0.0.1:3000 \
+      --publish-url http://127.0.0.1:3000/publish   one that speaks something else
   go run ./loadtest storm                           an edge dies, and its clients come back elsewhere
   go run ./loadtest checker                         nothing is lost, whatever clients do
   go run ./loadtest floor                           what this machine can do at all

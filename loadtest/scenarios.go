@@ -13,7 +13,7 @@ import (
 	"nabat/loadtest/target"
 )
 
-var errNoNATS = errors.New("--target needs --nats, the NATS server to which messages are published")
+var errNoNATS = errors.New("--target needs --nats, the NATS server to which messages are published, or --publish-url, where they are posted")
 
 func (a *app) idleCommand() *cobra.Command {
 	c := new(common)
@@ -43,7 +43,7 @@ func (a *app) fanoutCommand() *cobra.Command {
 		Long: "Opens members of one room, publishes to it over NATS, and shows the server's\nprocessor time per delivery, deliveries per second and latency; every message is\nchecked at every member: once, and in order.\n\n" +
 			"Messages go one at a time (the next when all members have the last), k in flight,\nor at a fixed rate, where latency counts from the time at which a message was due.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if c.external.URL != "" && c.external.NATS == "" {
+			if c.external.URL != "" && !c.external.Publishes() {
 				return &usageError{cmd.CommandPath(), errNoNATS}
 			}
 			return a.measure(cmd, c, func(ctx context.Context) (*report.Report, error) {
@@ -67,7 +67,7 @@ func (a *app) roomsCommand() *cobra.Command {
 		Use: "rooms", Short: "Messages to many rooms with few members each", Args: noArguments,
 		Long: "Opens clients, each in many rooms, publishes to all rooms over NATS, and shows what\na delivery costs when a message reaches few. One message in flight is one in each\nroom: the next ones follow when all members of all rooms have theirs.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if c.external.URL != "" && c.external.NATS == "" {
+			if c.external.URL != "" && !c.external.Publishes() {
 				return &usageError{cmd.CommandPath(), errNoNATS}
 			}
 			return a.measure(cmd, c, func(ctx context.Context) (*report.Report, error) {
@@ -121,7 +121,7 @@ func (a *app) slowCommand() *cobra.Command {
 		Use: "slow", Short: "Members that stop reading, and what the others notice", Args: noArguments,
 		Long: "Publishes to one room at a fixed rate, by turns with all members reading and with some\nof them stalled, and shows the latency of the others, the memory that the stalled\ntake, and whether they get everything when they read again.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if c.external.URL != "" && c.external.NATS == "" {
+			if c.external.URL != "" && !c.external.Publishes() {
 				return &usageError{cmd.CommandPath(), errNoNATS}
 			}
 			return a.measure(cmd, c, func(ctx context.Context) (*report.Report, error) {
@@ -151,7 +151,7 @@ func (a *app) soakCommand() *cobra.Command {
 		Use: "soak", Short: "A long time at a fixed rate: what grows", Args: noArguments,
 		Long: "Publishes to one room at a fixed rate for as long as you like, takes samples of memory,\ngoroutines, descriptors and latency, and shows what grew from the first third of the\ntime to the last.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if c.external.URL != "" && c.external.NATS == "" {
+			if c.external.URL != "" && !c.external.Publishes() {
 				return &usageError{cmd.CommandPath(), errNoNATS}
 			}
 			return a.measure(cmd, c, func(ctx context.Context) (*report.Report, error) {
@@ -177,6 +177,9 @@ func (a *app) mixedCommand() *cobra.Command {
 		Use: "mixed", Short: "A chat: clients publish, leave, join and page back", Args: noArguments,
 		Long: "Clients of rooms with history publish over their own connections, leave rooms, join\nthem again and read history, at a fixed rate in all. Shows the latency of deliveries and\nof answers, and whether each message came back to its sender, once and in order.\nTargets must speak Nabat's protocol and let anybody publish.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if c.external.Dialect != target.Plain {
+				return &usageError{cmd.CommandPath(), errors.New("--dialect: only servers that speak Nabat's protocol can chat")}
+			}
 			return a.measure(cmd, c, func(ctx context.Context) (*report.Report, error) {
 				if c.external.URL == "" && (len(c.peers) != 1 || c.peers[0] != target.NameNabat) {
 					return nil, errors.New("only nabat and --target can chat")

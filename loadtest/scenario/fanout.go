@@ -96,7 +96,7 @@ func (f *Fanout) Run(ctx context.Context) (*report.Report, error) {
 	floor, floorOpening := 0.0, 0.0
 	err := f.each(ctx, func() int { return frameBytes }, func(ctx context.Context, t *target.Target) error {
 		if t.Publisher == nil {
-			return errors.New("messages are published over NATS: say where with --nats")
+			return target.ErrUnpublished
 		}
 		one, err := f.target(ctx, t, r)
 		if err != nil {

@@ -84,7 +84,11 @@ func (m *meter) warmUp(ctx context.Context) error {
 		case !errors.Is(err, errLost):
 			return err
 		case time.Now().After(deadline) && totals.Received == 0:
-			return fmt.Errorf("no client got any of the messages published within %s: does the target read from this NATS server, and this subject prefix?", m.how.WarmUp)
+			question := "does the target read from this NATS server, and this subject prefix?"
+			if m.target.NATS == "" {
+				question = "does what is posted reach the room " + swarm.RoomName(m.spread.First) + "?"
+			}
+			return fmt.Errorf("no client got any of the messages published within %s: %s", m.how.WarmUp, question)
 		case time.Now().After(deadline):
 			return fmt.Errorf("after %s a message still reaches only %d of %d members", m.how.WarmUp, totals.Received, m.members)
 		}

@@ -73,7 +73,7 @@ func (s *Slow) target(ctx context.Context, t *target.Target, r *report.Report) (
 	defer func() { err = errors.Join(err, clients.Close()) }()
 	m := &meter{how: s.Publishing, progress: s.Progress, target: t, publisher: t.Publisher, clients: clients}
 	if t.Publisher == nil {
-		return errors.New("messages are published over NATS: say where with --nats")
+		return target.ErrUnpublished
 	}
 	if err := m.warmUp(ctx); err != nil {
 		return err

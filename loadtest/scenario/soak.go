@@ -51,7 +51,7 @@ type course struct {
 
 func (s *Soak) target(ctx context.Context, t *target.Target, r *report.Report) (err error) {
 	if t.Publisher == nil {
-		return errors.New("messages are published over NATS: say where with --nats")
+		return target.ErrUnpublished
 	}
 	clients, p, err := s.connect(ctx, t, s.options(t, swarm.Spread{}))
 	if err != nil {

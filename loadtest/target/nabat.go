@@ -241,5 +241,5 @@ func (l *Launcher) dev(ctx context.Context, t *Target) error {
 	if err := t.ready(ctx, t.Ops); err != nil {
 		return err
 	}
-	return t.connect("nats://"+ports[2], "room.")
+	return t.connect("nats://"+ports[2], subjectPrefix)
 }

@@ -163,7 +163,7 @@ func (l *Launcher) broker(ctx context.Context, t *Target) (url string, err error
 	if err := p.first(ctx, &told); err != nil {
 		return "", err
 	}
-	return told.URL, t.connect(told.URL, "room.")
+	return told.URL, t.connect(told.URL, subjectPrefix)
 }
 
 // ready waits until the operations port at base says so.

@@ -5,10 +5,7 @@ package target
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strings"
-
-	"github.com/nats-io/nats.go"
 
 	"nabat/loadtest/floor"
 	"nabat/loadtest/swarm"
@@ -39,9 +36,10 @@ type Target struct {
 	Edges     []*Edge       // of a system that was started here, the first of which URL, PID and Ops name
 	Publisher Publisher     // nil: messages cannot be published
 	// NATS is where messages are published; "" when they are not, or elsewhere.
-	NATS, prefix string
-	processes    []*process
-	closers      []func() error
+	NATS      string
+	subjects  subjects // there
+	processes []*process
+	closers   []func() error
 }
 
 // Edge is one edge of a system that was started here.
@@ -110,81 +108,6 @@ func (t *Target) Close() error {
 		err = errors.Join(err, t.processes[i].stop())
 	}
 	return err
-}
-
-// External describes a target that somebody else started.
-type External struct {
-	Name          string // in the table
-	URL           string // of its WebSocket endpoint; the path is /ws when there is none
-	NATS          string // where messages are published; "": none are
-	SubjectPrefix string // before the room
-	Greeting      string
-	PID           int
-	Ops           string
-}
-
-// Open connects to NATS and completes the URL. It starts nothing.
-func (e *External) Open(context.Context) (*Target, error) {
-	address, err := swarm.Resolve(e.URL)
-	if err != nil {
-		return nil, err
-	}
-	t := &Target{Name: e.Name, URL: e.URL, Dialect: swarm.Dialect{Greeting: e.Greeting}, PID: e.PID, Ops: e.Ops}
-	if address.Path == "" || address.Path == "/" {
-		scheme := "ws://"
-		if address.TLS {
-			scheme = "wss://"
-		}
-		t.URL = scheme + address.Host + "/ws"
-	}
-	if e.NATS == "" {
-		return t, nil
-	}
-	return t, t.connect(e.NATS, e.SubjectPrefix)
-}
-
-// connect makes t's publisher.
-func (t *Target) connect(url, prefix string) (err error) {
-	t.NATS, t.prefix = url, prefix
-	t.Publisher, err = t.NewPublisher()
-	return err
-}
-
-// NewPublisher is a further publisher, for another goroutine.
-func (t *Target) NewPublisher() (Publisher, error) {
-	if t.NATS == "" {
-		return nil, errors.New("messages are published over NATS: say where with --nats")
-	}
-	conn, err := nats.Connect(t.NATS, nats.Name("nabat-loadtest"), nats.MaxReconnects(-1))
-	if err != nil {
-		return nil, fmt.Errorf("NATS at %s: %w", t.NATS, err)
-	}
-	t.closers = append(t.closers, func() error { conn.Close(); return nil })
-	return &natsPublisher{conn: conn, prefix: t.prefix}, nil
-}
-
-// natsPublisher publishes like any backend would.
-type natsPublisher struct {
-	conn    *nats.Conn
-	prefix  string
-	room    uint32
-	subject string // of room; "": not made yet
-	payload []byte
-}
-
-// Publish implements Publisher.
-func (p *natsPublisher) Publish(_ context.Context, s swarm.Stamp, size int) error {
-	if len(p.payload) != max(size, swarm.MinPayload) {
-		p.payload = swarm.AppendPayload(nil, s, size)
-	}
-	if p.subject == "" || p.room != s.Room {
-		p.room, p.subject = s.Room, p.prefix+swarm.RoomName(int(s.Room))
-	}
-	swarm.Restamp(p.payload, s)
-	if err := p.conn.Publish(p.subject, p.payload); err != nil { // copies the payload
-		return fmt.Errorf("publish to %s: %w", p.subject, err)
-	}
-	return nil
 }
 
 // floorPublisher orders the floor to send. The size is the floor's own.
