@@ -26,6 +26,9 @@ import (
 // test is skipped, unless NABAT_BROWSER=required says that there must be one.
 func browser(t *testing.T, more ...chromedp.ExecAllocatorOption) context.Context {
 	t.Helper()
+	if testing.Short() { // a browser and its servers on one processor: see gate_one_processor
+		t.Skip("a browser takes too long for -short")
+	}
 	program := os.Getenv("NABAT_CHROMIUM")
 	for _, name := range []string{"chromium", "chromium-browser", "google-chrome", "chrome"} {
 		if path, err := exec.LookPath(name); program == "" && err == nil {
@@ -69,7 +72,16 @@ func do(t *testing.T, ctx context.Context, actions ...chromedp.Action) {
 // wait polls an expression in the page until it is true.
 func wait(t *testing.T, ctx context.Context, expression string) {
 	t.Helper()
-	if err := chromedp.Run(ctx, chromedp.Poll(expression, nil, chromedp.WithPollingTimeout(patience))); err != nil {
+	deadline := time.Now().Add(patience)
+	for {
+		err := chromedp.Run(ctx, chromedp.Poll(expression, nil, chromedp.WithPollingTimeout(time.Until(deadline))))
+		if err == nil {
+			return
+		}
+		// A page that is still being loaded replaces what its scripts run in.
+		if strings.Contains(err.Error(), "Cannot find context") && time.Now().Before(deadline) {
+			continue
+		}
 		var body string
 		_ = chromedp.Run(ctx, chromedp.Evaluate("document.body.innerText", &body))
 		t.Fatalf("%s: %v; the page says:\n%s", expression, err, body)
