@@ -41,7 +41,7 @@ func NewServer(files Files, version string, log *slog.Logger) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{files: files, log: log, processors: make(chan struct{}, runtime.GOMAXPROCS(0))}
+	s := &Server{files: files, log: log, processors: make(chan struct{}, max(runtime.GOMAXPROCS(0)-1, 1))}
 	pair, both, err := files.load()
 	if err != nil {
 		return nil, err
