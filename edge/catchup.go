@@ -45,6 +45,7 @@ type catchup struct {
 	answer  func(wire.Position) // of a client that came back, until it is known
 	paused  bool                // until the client was told where it stands
 	waiting bool                // for the socket, a read or a time
+	due     bool                // on the list of those that go on
 }
 
 // key names a subscription on this loop.
@@ -86,10 +87,13 @@ func (b *catchups) forget(slot, number uint32) {
 
 func (b *catchups) alive(c *catchup) bool { return b.list[key{c.ref.Slot, c.number}] == c }
 
-// step makes c go on at the end of this turn.
+// step makes c go on at the end of this turn: once, for a second chunk in a turn
+// would take the place of the first in what comes back when it does not fit.
 func (b *catchups) step(c *catchup) {
-	c.waiting = false
-	b.steps = append(b.steps, c)
+	if c.waiting = false; !c.due {
+		c.due = true
+		b.steps = append(b.steps, c)
+	}
 }
 
 // start lets a connection's messages of these rooms come, now that it knows where
@@ -165,6 +169,7 @@ func (b *catchups) run() {
 	list := b.steps
 	b.steps = nil
 	for _, c := range list {
+		c.due = false
 		if b.alive(c) && !c.paused && !c.waiting {
 			b.advance(c)
 		}
