@@ -87,6 +87,9 @@ func (c *common) check(cmd *cobra.Command) error {
 	if given("target") && given("peer") {
 		return errors.New("--target measures a running server and --peer starts some: give one of them")
 	}
+	if given("target") && given("procs") {
+		return errors.New("--procs bounds an edge that is started here, and --target runs already")
+	}
 	if given("target") {
 		if err := c.external.Check(given); err != nil {
 			return err

@@ -44,6 +44,9 @@ func (s *Storm) check() error {
 	if s.Rate <= 0 || s.ReturnRate <= 0 {
 		return fmt.Errorf("%g and %g messages a second: must be more than none", s.Rate, s.ReturnRate)
 	}
+	if s.Pace < 0 {
+		return fmt.Errorf("accept-rate %d: must not be negative", s.Pace)
+	}
 	if s.Nice < 0 || s.Nice > 19 {
 		return fmt.Errorf("nice %d: 0 to 19", s.Nice)
 	}

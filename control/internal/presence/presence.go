@@ -20,7 +20,7 @@ type Rule struct {
 const (
 	maxWaiting  = 1 << 17 // events of one loop that wait for what is missing before them
 	oldEpochs   = 8       // earlier runs of a node that are remembered, to ignore what comes late
-	silence     = 6_000   // milliseconds after which a run is not taken for the present one any more
+	silence     = 6_000   // milliseconds after which a run is not taken for the present one any more: bus.NodeTimeout
 	maxFalls    = 1024    // runs of nodes of which it is remembered that they ended
 	maxSearched = 64      // connections of a user that are looked at for the information about them
 )
